@@ -1,0 +1,3 @@
+DROP TABLE node_keys;
+DROP TABLE tokens;
+DROP TABLE consumers;

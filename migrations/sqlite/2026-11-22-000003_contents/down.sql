@@ -1,0 +1,2 @@
+DROP TABLE contents;
+DROP TABLE blobs;

@@ -1,0 +1,120 @@
+//! The cull, which an operator asks for, and the sweep, which nobody does.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{App, Failure, Problem};
+use crate::domain::cull::{Cap, Culled, Staleness};
+use crate::store::columns::Id;
+use crate::store::tokens::{self, StaleBefore};
+
+/// Tokens ended, or rows deleted, by one transaction: the write lock is never held through a
+/// boot storm.
+const BATCH: i64 = 400;
+
+/// Ends the stale tokens, in the order they were made. The nodes stay; their next preseed makes
+/// them new ones. Running it twice changes nothing more.
+///
+/// # Errors
+/// [`Failure::Invalid`] without a rule, [`Failure::Conflict`] when more would go than `cap` allows.
+pub async fn cull(
+    app: &App,
+    rule: Staleness,
+    cap: Cap,
+    dry_run: bool,
+    force: bool,
+) -> Result<Culled, Failure> {
+    if rule.unused_for.is_none() && rule.idle_for.is_none() {
+        return Err(Failure::Invalid(vec![Problem::new(
+            "say which tokens are stale: unused_for, idle_for or both",
+        )]));
+    }
+    // What this process has seen and not yet committed counts.
+    flush(app).await?;
+    let before = StaleBefore::new(rule, app.clock.now());
+
+    let mut stale = Vec::new();
+    let mut after = Id(Uuid::nil());
+    loop {
+        let page = app.db.read(move |conn| tokens::list_stale(conn, before, after, BATCH)).await?;
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        stale.extend(page);
+    }
+    let live = app.db.read(tokens::count_live).await?;
+    let most = cap.of(u64::try_from(live).unwrap_or(0));
+    if !dry_run && !force && stale.len() as u64 > most {
+        return Err(Failure::Conflict(format!(
+            "{} of {live} live tokens are stale, and at most {most} may go at once: look at them \
+             with a dry run, then raise the cap or force it",
+            stale.len(),
+        )));
+    }
+    if !dry_run {
+        let mut ended = HashSet::new();
+        for batch in stale.chunks(usize::try_from(BATCH).unwrap_or(1)) {
+            let ids: Vec<Id> = batch.iter().map(|(id, _)| *id).collect();
+            let gone: Vec<Id> = app
+                .db
+                .write("cull tokens", move |tx| {
+                    Ok::<_, Failure>(tokens::end_stale(tx, &ids, before)?)
+                })
+                .await?;
+            ended.extend(gone);
+        }
+        stale.retain(|(id, _)| ended.contains(id));
+    }
+    Ok(Culled { dry_run, tokens: stale.into_iter().map(|(_, summary)| summary).collect() })
+}
+
+/// Commits what reads have taught.
+///
+/// # Errors
+/// Only the store's; nothing learnt is lost then.
+pub async fn flush(app: &App) -> Result<usize, Failure> {
+    let mut flushed = 0;
+    let gathered = app.learnt.take();
+    for batch in gathered.chunks(1000) {
+        let uses = batch.to_vec();
+        let written = app
+            .db
+            .write("note last use", move |tx| {
+                for (token, at) in &uses {
+                    tokens::update_last_used(tx, *token, *at)?;
+                }
+                Ok::<_, Failure>(uses.len())
+            })
+            .await;
+        match written {
+            Ok(count) => flushed += count,
+            Err(failure) => {
+                app.learnt.put_back(gathered[flushed..].to_vec());
+                return Err(failure);
+            }
+        }
+    }
+    Ok(flushed)
+}
+
+/// Deletes the tokens that ended longer ago than `keep`, with their consumers.
+///
+/// # Errors
+/// Only the store's.
+pub async fn sweep(app: &App, keep: Duration) -> Result<usize, Failure> {
+    let Ok(before) = app.clock.now().checked_sub(keep) else { return Ok(0) };
+    let mut swept = 0;
+    loop {
+        let gone = app
+            .db
+            .write("sweep tokens", move |tx| {
+                Ok::<_, Failure>(tokens::delete_ended(tx, before, BATCH)?)
+            })
+            .await?;
+        swept += gone;
+        if gone == 0 {
+            return Ok(swept);
+        }
+    }
+}

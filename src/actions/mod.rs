@@ -1,0 +1,116 @@
+//! The only changes, and what they share: the app they change and the ways they fail.
+
+pub mod authenticate;
+pub mod contents;
+pub mod cull;
+pub mod nodes;
+pub mod tokens;
+
+use crate::clock::Clock;
+use crate::domain::credentials::{Mint, PlaintextReplay};
+use crate::domain::limits::Limits;
+use crate::domain::metadata::AbsentItems;
+use crate::domain::metadata_url::MetadataUrl;
+use crate::domain::seal::{SealBroken, Sealer};
+use crate::live::{Learnt, Nonces, Pace};
+use crate::store::columns::Id;
+use crate::store::{Db, DbError, projects};
+
+/// What every door of the service stands on.
+pub struct App {
+    pub db: Db,
+    pub clock: Clock,
+    pub mint: Mint,
+    pub sealer: Sealer,
+    pub nonces: Nonces,
+    pub learnt: Learnt,
+    pub pace: Pace,
+    pub limits: Limits,
+    pub absent_items: AbsentItems,
+    pub plaintext_replay: PlaintextReplay,
+    /// What is written into preseeds; `None` until a wildcard listener is given its name.
+    pub metadata_url: Option<MetadataUrl>,
+}
+
+/// One thing wrong with what a caller sent. It never repeats what was sent.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    pub message: String,
+}
+
+impl Problem {
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Problem {
+        Problem { line: None, field: None, code: None, message: message.into() }
+    }
+
+    #[must_use]
+    pub fn field(field: &'static str, message: impl Into<String>) -> Problem {
+        Problem { field: Some(field), ..Problem::new(message) }
+    }
+
+    #[must_use]
+    pub fn line(line: usize, message: impl Into<String>) -> Problem {
+        Problem { line: Some(line), ..Problem::new(message) }
+    }
+
+    #[must_use]
+    pub fn at_line(self, line: usize) -> Problem {
+        Problem { line: Some(line), ..self }
+    }
+}
+
+impl From<crate::domain::content::Finding> for Problem {
+    fn from(finding: crate::domain::content::Finding) -> Problem {
+        Problem {
+            line: finding.line,
+            field: None,
+            code: Some(finding.code),
+            message: finding.message,
+        }
+    }
+}
+
+/// Why a change was not made. `http/error.rs` gives each its status.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    NotFound(&'static str),
+    #[error("what was sent cannot be taken")]
+    Invalid(Vec<Problem>),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    PreconditionFailed(&'static str),
+    #[error("{0}")]
+    PreconditionRequired(&'static str),
+    #[error(transparent)]
+    Store(#[from] DbError),
+    #[error(transparent)]
+    Seal(#[from] SealBroken),
+}
+
+impl From<diesel::result::Error> for Failure {
+    fn from(error: diesel::result::Error) -> Failure {
+        Failure::Store(DbError::Query(error))
+    }
+}
+
+pub const NO_SUCH_NODE: Failure = Failure::NotFound("there is no such node");
+
+impl App {
+    /// The project that a URL or a change names.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] when there is none.
+    pub async fn project(&self, name_or_id: String) -> Result<Id, Failure> {
+        let found = self.db.read(move |conn| projects::find(conn, &name_or_id)).await?;
+        found.map(|project| project.id).ok_or(Failure::NotFound("there is no such project"))
+    }
+}

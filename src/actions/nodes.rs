@@ -1,0 +1,207 @@
+//! Adding, importing, changing and removing nodes.
+
+use sha2::{Digest, Sha256};
+
+use super::contents::{self, Checked};
+use super::{App, Failure, NO_SUCH_NODE, Problem};
+use crate::domain::credentials::EndedBy;
+use crate::domain::metadata::ContentKind;
+use crate::domain::node::{NewNode, Node, NodeChange, SystemId};
+use crate::store::columns::Id;
+use crate::store::{DbConnection, Tx, is_unique_violation, nodes, tokens};
+
+const SYSTEM_ID_TAKEN: &str = "this system id is taken: show the node, or choose another";
+const HOSTNAME_TAKEN: &str =
+    "another node of this project has this hostname (hostnames are compared without case)";
+
+/// Adds one node.
+///
+/// # Errors
+/// [`Failure::Conflict`] when its system id or hostname is taken.
+pub async fn add(app: &App, project: Id, new: NewNode) -> Result<Node, Failure> {
+    let system_id = new.system_id.clone();
+    // A made-up id that is taken is rare; five in a row are not chance.
+    let ids: Vec<SystemId> = match system_id {
+        Some(id) => vec![id],
+        None => (0..5).filter_map(|_| SystemId::parse(&app.mint.system_id()).ok()).collect(),
+    };
+    app.db
+        .write("add node", move |tx| {
+            let mut refused = Failure::Conflict(SYSTEM_ID_TAKEN.into());
+            for id in ids {
+                match insert(tx, project, &id, &new)? {
+                    None => return nodes::find(tx.conn, project, id.as_str())?.ok_or(NO_SUCH_NODE),
+                    Some(taken) => refused = Failure::Conflict(taken.into()),
+                }
+            }
+            Err(refused)
+        })
+        .await
+}
+
+/// Inserts in a savepoint, since a violation would end the whole transaction on PostgreSQL.
+/// Returns what was taken.
+fn insert(
+    tx: &mut Tx,
+    project: Id,
+    id: &SystemId,
+    new: &NewNode,
+) -> Result<Option<&'static str>, Failure> {
+    use diesel::Connection;
+    let now = tx.now;
+    let inserted =
+        tx.conn.transaction(|conn| nodes::insert(&mut Tx { conn, now }, project, id, new));
+    match inserted {
+        Ok(()) => Ok(None),
+        Err(error) if is_unique_violation(&error) => {
+            let taken = nodes::exists(tx.conn, id.as_str())?;
+            Ok(Some(if taken { SYSTEM_ID_TAKEN } else { HOSTNAME_TAKEN }))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One line of an import, already read and checked.
+pub struct ImportLine {
+    pub line: usize,
+    pub node: NewNode,
+    pub user_data: Option<Vec<u8>>,
+    pub vendor_data: Option<Checked>,
+}
+
+/// What an import did: a line that is already there, just so, is left alone, so that an import
+/// that was cut short can be started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Imported {
+    pub created: usize,
+    pub unchanged: usize,
+}
+
+/// Adds many nodes with their contents, all or none.
+///
+/// # Errors
+/// [`Failure::Invalid`] with every line that is in conflict.
+pub async fn import(app: &App, project: Id, lines: Vec<ImportLine>) -> Result<Imported, Failure> {
+    let made_up: Vec<Result<SystemId, String>> =
+        lines.iter().map(|_| SystemId::parse(&app.mint.system_id())).collect();
+    app.db
+        .write("import nodes", move |tx| {
+            let mut imported = Imported::default();
+            let mut problems = Vec::new();
+            for (line, made_up) in lines.into_iter().zip(made_up) {
+                let id = match (line.node.system_id.clone(), made_up) {
+                    (Some(id), _) | (None, Ok(id)) => id,
+                    (None, Err(why)) => {
+                        problems.push(Problem::line(line.line, why));
+                        continue;
+                    }
+                };
+                match insert(tx, project, &id, &line.node)? {
+                    None => {
+                        store_contents(tx, &id, &line)?;
+                        imported.created += 1;
+                    }
+                    Some(_) if is_there(tx.conn, project, &id, &line)? => imported.unchanged += 1,
+                    Some(taken) => problems.push(Problem::line(line.line, taken)),
+                }
+            }
+            if problems.is_empty() { Ok(imported) } else { Err(Failure::Invalid(problems)) }
+        })
+        .await
+}
+
+fn store_contents(tx: &mut Tx, id: &SystemId, line: &ImportLine) -> Result<(), Failure> {
+    if let Some(bytes) = &line.user_data {
+        contents::append_first(tx, id.as_str(), ContentKind::UserData, bytes)?;
+    }
+    if let Some(Checked(bytes)) = &line.vendor_data {
+        contents::append_first(tx, id.as_str(), ContentKind::VendorData, bytes)?;
+    }
+    Ok(())
+}
+
+fn is_there(
+    conn: &mut DbConnection,
+    project: Id,
+    id: &SystemId,
+    line: &ImportLine,
+) -> Result<bool, Failure> {
+    let Some(there) = nodes::find(conn, project, id.as_str())? else { return Ok(false) };
+    let new = &line.node;
+    let same = there.hostname == new.hostname
+        && there.macs == new.macs
+        && there.ssh_keys == new.ssh_keys
+        && there.labels == new.labels
+        && there.netboot == new.netboot;
+    let vendor_data = line.vendor_data.as_ref().map(|Checked(bytes)| bytes);
+    Ok(same
+        && has(conn, id, ContentKind::UserData, line.user_data.as_ref())?
+        && has(conn, id, ContentKind::VendorData, vendor_data)?)
+}
+
+/// A line that leaves a content out says nothing about it.
+fn has(
+    conn: &mut DbConnection,
+    id: &SystemId,
+    kind: ContentKind,
+    bytes: Option<&Vec<u8>>,
+) -> Result<bool, Failure> {
+    let Some(bytes) = bytes else { return Ok(true) };
+    let newest = crate::store::contents::find_newest(conn, id.as_str(), kind)?;
+    let digest = newest.and_then(|version| version.sha256);
+    Ok(digest.as_deref() == Some(Sha256::digest(bytes).as_slice()))
+}
+
+/// Changes what `change` names. Moving a node to another project ends its tokens: the old
+/// project's hands may still hold them (LP 1507586).
+///
+/// # Errors
+/// [`Failure::NotFound`] for the node or the new project, [`Failure::Conflict`] for a hostname.
+pub async fn change(
+    app: &App,
+    project: Id,
+    system_id: String,
+    change: NodeChange,
+) -> Result<Node, Failure> {
+    let to = match change.project.clone() {
+        None => None,
+        Some(name) => Some(app.project(name).await?),
+    };
+    app.db
+        .write("change node", move |tx| {
+            if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
+                return Err(NO_SUCH_NODE);
+            }
+            let id = SystemId::parse(&system_id).map_err(|_| NO_SUCH_NODE)?;
+            if to.is_some_and(|to| to != project) {
+                tokens::end_for_node(tx, &system_id, EndedBy::Project)?;
+            }
+            match nodes::update(tx, &id, &change, to) {
+                Err(error) if is_unique_violation(&error) => {
+                    return Err(Failure::Conflict(HOSTNAME_TAKEN.into()));
+                }
+                changed => changed?,
+            }
+            nodes::find(tx.conn, to.unwrap_or(project), &system_id)?.ok_or(NO_SUCH_NODE)
+        })
+        .await
+}
+
+/// Removes a node with its contents and ends its tokens.
+///
+/// # Errors
+/// [`Failure::NotFound`] when the project has no such node.
+pub async fn remove(app: &App, project: Id, system_id: String) -> Result<(), Failure> {
+    app.db
+        .write("remove node", move |tx| {
+            if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
+                return Err(NO_SUCH_NODE);
+            }
+            tokens::end_for_node(tx, &system_id, EndedBy::Removal)?;
+            let digests = crate::store::contents::list_digests(tx.conn, &system_id)?;
+            nodes::delete(tx, &system_id)?;
+            crate::store::contents::delete_unused(tx, &digests)?;
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,249 @@
+//! Commands and flags. Each arm makes one call, of the client, the server or maintenance, and
+//! prints what came of it: results on stdout, all else on stderr.
+
+pub mod bench;
+mod contents;
+mod nodes;
+mod output;
+mod serve;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::client::{ServerUrl, Session};
+use crate::config::{self, Given};
+use crate::domain::metadata::ContentKind;
+use output::Format;
+
+/// The metadata service that bare-metal machines boot from.
+#[derive(Parser)]
+#[command(name = "nodeinit", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command, before or after the verb.
+#[derive(Args, Clone)]
+struct Common {
+    /// Where the server keeps its state, and its admin socket [env: NODEINIT_STATE_DIR]
+    /// [default: $STATE_DIRECTORY, else ./nodeinit-state]
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// A YAML file with settings nested by section [env: NODEINIT_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The server to talk to [env: NODEINIT_SERVER] [default: unix:<state-dir>/admin.sock]
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<String>,
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::SettingFlags),
+    /// Bring the database up to date; `migrate status` says what is missing
+    Migrate(serve::Migrate),
+    /// Check or show the settings
+    #[command(subcommand)]
+    Config(serve::Config),
+    /// The machines that are served
+    #[command(subcommand)]
+    Node(nodes::Node),
+    /// What the machines sign with
+    #[command(subcommand)]
+    Token(tokens::Token),
+    /// What a node's owner wants it to run
+    #[command(subcommand)]
+    UserData(contents::Content),
+    /// What we want a node to run, under its owner's
+    #[command(subcommand)]
+    VendorData(contents::Content),
+    /// Tell a node where we are and with which credentials: prints its preseed
+    Preseed(tokens::Preseed),
+    /// Try policy rules without a server
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Measure a server of its own, or the one named
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Print a completion script
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Subcommand)]
+enum Policy {
+    /// Evaluate cases: {"cases": [{id, rules, default_rule, rule, creds, target}]} or a bare list
+    Eval { file: PathBuf },
+}
+
+/// Runs the command line of this process.
+///
+/// # Errors
+/// What went wrong, ready to be printed behind `nodeinit: `.
+pub fn run() -> anyhow::Result<()> {
+    let Cli { common, command } = Cli::parse();
+    match command {
+        Command::Serve(flags) => serve::serve(&common, flags),
+        Command::Migrate(command) => serve::migrate(&common, command),
+        Command::Config(command) => serve::config(&common, command),
+        Command::Node(command) => nodes::run(&common, command),
+        Command::Token(command) => tokens::run(&common, command),
+        Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
+        Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
+        Command::Preseed(command) => tokens::preseed(&common, &command),
+        Command::Policy(Policy::Eval { file }) => {
+            let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
+            let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;
+            let items = results.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+            output::list(common.output, &["id", "load", "allow", "why"], &items)
+        }
+        Command::Bench(command) => bench::run(&common, command),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "nodeinit", &mut script);
+            Ok(std::io::stdout().write_all(&script)?)
+        }
+    }
+}
+
+/// Whoever read our output has had enough: that is no failure.
+#[must_use]
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+impl Common {
+    /// Everything that was given, `flags` of the command among it.
+    fn given(&self, mut flags: BTreeMap<&'static str, String>) -> anyhow::Result<Given> {
+        if let Some(dir) = &self.state_dir {
+            flags.insert("state-dir", dir.clone());
+        }
+        let path = match &self.config {
+            Some(path) => Some(path.clone()),
+            None => std::env::var("NODEINIT_CONFIG").ok().map(PathBuf::from),
+        };
+        let text = match &path {
+            None => None,
+            Some(path) => {
+                let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+                let text = String::from_utf8(bytes);
+                Some(text.map_err(|_| anyhow::anyhow!("{}: not UTF-8", path.display()))?)
+            }
+        };
+        let file = path.as_deref().zip(text.as_deref());
+        // A variable that is not UTF-8 cannot be one of ours.
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Ok(Given::gather(flags, variables, file))
+    }
+
+    fn session(&self) -> anyhow::Result<Session> {
+        let named = self.server.clone().or_else(|| std::env::var("NODEINIT_SERVER").ok());
+        let server = match named {
+            Some(text) => {
+                ServerUrl::parse(&text).map_err(|why| anyhow::anyhow!("--server: {why}"))?
+            }
+            None => {
+                let given = self.given(BTreeMap::new())?;
+                let dir = config::state_dir(&given, std::env::var("STATE_DIRECTORY").ok());
+                ServerUrl::Unix(dir.join("admin.sock"))
+            }
+        };
+        Ok(Session::new(server))
+    }
+}
+
+/// A file argument: a path, or `-` for standard input.
+fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
+        return Ok(bytes);
+    }
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Where a node is looked for.
+#[derive(Args, Clone)]
+struct InProject {
+    /// The project the node is in, by name or id
+    #[arg(long, value_name = "P", default_value = "default")]
+    project: String,
+}
+
+impl InProject {
+    fn nodes(&self) -> String {
+        nodes_of(&self.project)
+    }
+
+    fn node(&self, system_id: &str) -> String {
+        format!("{}/{}", self.nodes(), segment(system_id))
+    }
+}
+
+fn nodes_of(project: &str) -> String {
+    format!("/v1/{}/nodes", segment(project))
+}
+
+/// One segment of a path, whatever a caller typed.
+fn segment(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'~')
+            || (byte == b'.' && text.len() > 2)
+        {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn common_flags_stand_before_or_after_the_verb() {
+        for line in [
+            ["nodeinit", "--state-dir", "d", "-o", "json", "node", "list"],
+            ["nodeinit", "node", "list", "--state-dir", "d", "-o", "json"],
+            ["nodeinit", "node", "--state-dir", "d", "list", "-o", "json"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.common.state_dir.as_deref(), Some("d"));
+            assert_eq!(cli.common.output, Format::Json);
+        }
+    }
+
+    #[test]
+    fn a_segment_cannot_leave_its_place() {
+        assert_eq!(segment("n-1.a_b"), "n-1.a_b");
+        assert_eq!(segment("a/b?c#d"), "a%2Fb%3Fc%23d");
+        assert_eq!(segment(".."), "%2E%2E");
+    }
+}

@@ -1,0 +1,237 @@
+//! `nodeinit node …`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use ureq::http::Method;
+
+use super::{Common, InProject, nodes_of, output, read_file, segment};
+use crate::client::{ClientError, Session};
+
+const COLUMNS: [&str; 5] = ["system_id", "hostname", "boot_state", "labels", "created_at"];
+
+#[derive(Subcommand)]
+pub enum Node {
+    /// Add a node
+    Add(Add),
+    /// List nodes
+    List(List),
+    /// Show a node
+    Show {
+        system_id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Change a node; what is not named stays
+    Set(Set),
+    /// Remove a node; its token ends
+    Remove {
+        system_id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Add many nodes: one JSON object a line, with the fields of `node add -o json` that can be
+    /// set, and `user_data` and `vendor_data` in base64
+    Import {
+        /// A path, or - for standard input
+        file: PathBuf,
+        #[command(flatten)]
+        project: InProject,
+    },
+}
+
+#[derive(Args)]
+pub struct Add {
+    /// 1 to 63 letters, digits, '.', '_' or '-'
+    #[arg(required_unless_present = "generate", conflicts_with = "generate")]
+    system_id: Option<String>,
+    /// Make a system id up
+    #[arg(long)]
+    generate: bool,
+    /// The fully qualified name
+    #[arg(long)]
+    hostname: String,
+    /// A hardware address; repeat for more
+    #[arg(long = "mac", value_name = "M")]
+    macs: Vec<String>,
+    /// A line of `authorized_keys`; repeat for more
+    #[arg(long = "ssh-key", value_name = "K")]
+    ssh_keys: Vec<String>,
+    /// NAME=VALUE; repeat for more
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    project: InProject,
+}
+
+#[derive(Args)]
+pub struct List {
+    /// Only nodes with this label; repeat to narrow
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Only nodes in this boot state
+    #[arg(long)]
+    state: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    project: InProject,
+}
+
+#[derive(Args)]
+pub struct Set {
+    system_id: String,
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Replaces the hardware addresses; repeat for more, once empty for none
+    #[arg(long = "mac", value_name = "M")]
+    macs: Option<Vec<String>>,
+    /// Replaces the SSH keys; repeat for more, once empty for none
+    #[arg(long = "ssh-key", value_name = "K")]
+    ssh_keys: Option<Vec<String>>,
+    /// Replaces the labels; repeat for more, once empty for none
+    #[arg(long = "label", value_name = "K=V")]
+    labels: Option<Vec<String>>,
+    #[arg(long, value_name = "true|false")]
+    netboot: Option<bool>,
+    /// Move it to this project; its token ends
+    #[arg(long, value_name = "P")]
+    project: Option<String>,
+    /// The project it is in now
+    #[arg(long, value_name = "P", default_value = "default")]
+    in_project: String,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a label is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn labels(pairs: Vec<(String, String)>) -> Value {
+    pairs.into_iter().map(|(name, value)| (name, Value::from(value))).collect::<Map<_, _>>().into()
+}
+
+pub fn run(common: &Common, command: Node) -> anyhow::Result<()> {
+    let session = common.session()?;
+    match command {
+        Node::Add(add) => {
+            let mut body = json!({
+                "hostname": add.hostname,
+                "macs": add.macs,
+                "ssh_keys": add.ssh_keys,
+                "labels": labels(add.labels),
+            });
+            if let Some(id) = add.system_id {
+                body["system_id"] = id.into();
+            }
+            let node = session.send_json(Method::POST, &add.project.nodes(), &body);
+            output::object(common.output, &node.context("node add")?)
+        }
+        Node::List(list) => {
+            let mut parameters = Vec::new();
+            if let Some(limit) = list.limit {
+                parameters.push(format!("limit={}", limit.clamp(1, 1000)));
+            }
+            for (name, value) in &list.labels {
+                parameters.push(format!("label={}", segment(&format!("{name}={value}"))));
+            }
+            if let Some(state) = &list.state {
+                parameters.push(format!("state={}", segment(state)));
+            }
+            let path = format!("{}?{}", list.project.nodes(), parameters.join("&"));
+            let nodes = session.list(&path, list.limit).context("node list")?;
+            output::list(common.output, &COLUMNS, &nodes)
+        }
+        Node::Show { system_id, project } => {
+            let node = session.get(&project.node(&system_id));
+            output::object(common.output, &node.with_context(|| format!("node show {system_id}"))?)
+        }
+        Node::Set(set) => change(common, &session, set),
+        Node::Remove { system_id, project } => session
+            .delete(&project.node(&system_id))
+            .with_context(|| format!("node remove {system_id}")),
+        Node::Import { file, project } => import(common, &session, &file, &project),
+    }
+}
+
+fn change(common: &Common, session: &Session, set: Set) -> anyhow::Result<()> {
+    // `--mac ''` says "none", which leaving the flag out does not.
+    let given =
+        |values: Vec<String>| values.into_iter().filter(|v| !v.is_empty()).collect::<Vec<_>>();
+    let mut body = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(name.to_owned(), value);
+        }
+    };
+    put("hostname", set.hostname.map(Value::from));
+    put("macs", set.macs.map(|values| given(values).into()));
+    put("ssh_keys", set.ssh_keys.map(|values| given(values).into()));
+    let pairs = set
+        .labels
+        .map(|texts| given(texts).iter().map(|text| label(text)).collect::<Result<Vec<_>, _>>());
+    let pairs = pairs.transpose().map_err(anyhow::Error::msg).context("--label")?;
+    put("labels", pairs.map(labels));
+    put("netboot", set.netboot.map(Value::from));
+    put("project", set.project.map(Value::from));
+
+    let path = format!("{}/{}", nodes_of(&set.in_project), segment(&set.system_id));
+    let node = session.send_json(Method::PATCH, &path, &Value::from(body));
+    output::object(common.output, &node.with_context(|| format!("node set {}", set.system_id))?)
+}
+
+/// Lines and bytes of one request, which is one transaction.
+const BATCH_LINES: usize = 500;
+const BATCH_BYTES: usize = 8 << 20;
+
+fn import(
+    common: &Common,
+    session: &Session,
+    file: &std::path::Path,
+    project: &InProject,
+) -> anyhow::Result<()> {
+    let bytes = read_file(file)?;
+    let (mut created, mut unchanged) = (0, 0);
+    let mut batch: Vec<u8> = Vec::new();
+    let mut first = 1;
+    let mut lines = bytes.split(|b| *b == b'\n').enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
+        if batch.is_empty() {
+            first = number + 1;
+        }
+        batch.extend_from_slice(line);
+        batch.push(b'\n');
+        let full = number + 2 - first >= BATCH_LINES || batch.len() >= BATCH_BYTES;
+        if !full && lines.peek().is_some() {
+            continue;
+        }
+        let headers = [("content-type", "application/x-ndjson")];
+        let answer = session
+            .call(Method::POST, &project.nodes(), &headers, Some(&batch))
+            .map_err(|error| moved(error, first - 1))
+            .with_context(|| {
+                format!("node import: {created} nodes were added before this batch; it was not")
+            })?;
+        let done: Value = serde_json::from_slice(&answer.body)?;
+        created += done["created"].as_u64().unwrap_or(0);
+        unchanged += done["unchanged"].as_u64().unwrap_or(0);
+        batch.clear();
+    }
+    output::object(common.output, &json!({"created": created, "unchanged": unchanged}))
+}
+
+/// The server counts the lines of a batch, a person those of the file.
+fn moved(error: ClientError, by: usize) -> ClientError {
+    match error {
+        ClientError::Refused { status, detail, mut problems } => {
+            for line in problems.iter_mut().filter_map(|problem| problem.line.as_mut()) {
+                *line += by;
+            }
+            ClientError::Refused { status, detail, problems }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,176 @@
+//! `nodeinit token …` and `nodeinit preseed`.
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+use super::{Common, InProject, output};
+use crate::client::Session;
+
+const COLUMNS: [&str; 5] = ["token_key", "system_id", "state", "created_at", "last_used_at"];
+const CREDENTIALS: [&str; 4] = ["system_id", "consumer_key", "token_key", "token_secret"];
+
+#[derive(Subcommand)]
+pub enum Token {
+    /// Print the credentials of nodes; a node without a token gets one
+    Get {
+        #[arg(required_unless_present = "all", value_name = "NODE")]
+        nodes: Vec<String>,
+        /// Of every node of the project
+        #[arg(long, conflicts_with = "nodes")]
+        all: bool,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Show a node's token, without its secret
+    Show {
+        #[arg(value_name = "NODE")]
+        system_id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// List the tokens of every project in the order they were made
+    List {
+        /// Only the token with this key
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// At most this many
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// End a node's token now; the next get makes another
+    Revoke {
+        #[arg(value_name = "NODE")]
+        system_id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// End stale tokens; their nodes stay
+    Cull(Cull),
+}
+
+#[derive(Args)]
+pub struct Cull {
+    /// Made longer ago than this and never used, such as 7d
+    #[arg(long, value_name = "D")]
+    unused_for: Option<String>,
+    /// Last used longer ago than this, such as 90d
+    #[arg(long, value_name = "D")]
+    idle_for: Option<String>,
+    /// Print exactly what would go, and leave it
+    #[arg(long)]
+    dry_run: bool,
+    /// Refuse to end more than this many, or this share of the live ones (at least 10)
+    #[arg(long, value_name = "N|N%", default_value = "5%")]
+    max: String,
+    /// End them however many there are
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+pub struct Preseed {
+    #[arg(value_name = "NODE")]
+    system_id: String,
+    /// cloud-config, cloud-cfg-d or curl
+    #[arg(long, value_name = "F")]
+    format: String,
+    #[command(flatten)]
+    project: InProject,
+}
+
+pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
+    let session = common.session()?;
+    match command {
+        Token::Get { nodes, all, project } => match nodes.as_slice() {
+            [node] if !all => {
+                let path = format!("{}/token", project.node(node));
+                let credentials = session.send_json(Method::POST, &path, &json!({}));
+                let credentials = credentials.with_context(|| format!("token get {node}"))?;
+                output::object(common.output, &credentials)
+            }
+            _ => get_many(common, &session, nodes, all, &project).context("token get"),
+        },
+        Token::Show { system_id, project } => {
+            let token = session.get(&format!("{}/token", project.node(&system_id)));
+            output::object(
+                common.output,
+                &token.with_context(|| format!("token show {system_id}"))?,
+            )
+        }
+        Token::List { key, limit } => {
+            let path = match key {
+                Some(key) => format!("/v1/tokens?token_key={}", super::segment(&key)),
+                None => "/v1/tokens".to_owned(),
+            };
+            let tokens = session.list(&path, limit).context("token list")?;
+            output::list(common.output, &COLUMNS, &tokens)
+        }
+        Token::Revoke { system_id, project } => session
+            .delete(&format!("{}/token", project.node(&system_id)))
+            .with_context(|| format!("token revoke {system_id}")),
+        Token::Cull(cull) => {
+            let body = json!({
+                "unused_for": cull.unused_for,
+                "idle_for": cull.idle_for,
+                "dry_run": cull.dry_run,
+                "max": cull.max,
+                "force": cull.force,
+            });
+            let culled = session.send_json(Method::POST, "/v1/tokens/cull", &body);
+            let culled = culled.context("token cull")?;
+            let tokens = culled["tokens"].as_array().cloned().unwrap_or_default();
+            let done = if cull.dry_run { "would end" } else { "ended" };
+            eprintln!("nodeinit: {} tokens {done}", tokens.len());
+            output::list(common.output, &COLUMNS, &tokens)
+        }
+    }
+}
+
+/// Nodes of one request.
+const BATCH: usize = 5000;
+
+fn get_many(
+    common: &Common,
+    session: &Session,
+    mut nodes: Vec<String>,
+    all: bool,
+    project: &InProject,
+) -> anyhow::Result<()> {
+    if all {
+        let listed = session.list(&project.nodes(), None)?;
+        nodes = listed.iter().filter_map(|n| n["system_id"].as_str().map(str::to_owned)).collect();
+    }
+    let path = format!("/v1/{}/tokens", super::segment(&project.project));
+    let mut rows = Vec::new();
+    for batch in nodes.chunks(BATCH) {
+        let body: String =
+            batch.iter().map(|id| format!("{}\n", Value::from(id.as_str()))).collect();
+        let headers = [("content-type", "application/x-ndjson")];
+        let answer = session.call(Method::POST, &path, &headers, Some(body.as_bytes()))?;
+        for line in answer.body.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+            let row: Value = serde_json::from_slice(line)?;
+            if common.output == output::Format::Json {
+                output::line(&row)?;
+            } else {
+                rows.push(row);
+            }
+        }
+    }
+    if common.output == output::Format::Json {
+        return Ok(());
+    }
+    output::list(common.output, &CREDENTIALS, &rows)
+}
+
+pub fn preseed(common: &Common, command: &Preseed) -> anyhow::Result<()> {
+    let session = common.session()?;
+    let body = json!({"format": command.format}).to_string();
+    let headers = [("content-type", "application/json")];
+    let path = format!("{}/preseed", command.project.node(&command.system_id));
+    let answer = session
+        .call(Method::POST, &path, &headers, Some(body.as_bytes()))
+        .with_context(|| format!("preseed {}", command.system_id))?;
+    output::bytes(&answer.body)
+}

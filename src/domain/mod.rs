@@ -1,0 +1,13 @@
+//! The nouns of the service and their pure rules: no I/O, no clock, no log.
+
+pub mod content;
+pub mod credentials;
+pub mod cull;
+pub mod identity;
+pub mod limits;
+pub mod metadata;
+pub mod metadata_url;
+pub mod node;
+pub mod policy;
+pub mod preseed;
+pub mod seal;

@@ -1,0 +1,213 @@
+//! cloud-init's plane: one table of routes, one way in, and every refusal.
+
+pub mod metadata;
+pub mod route;
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::answer::{peer, request_id, stamp};
+use super::error::RETRY_AFTER_SECONDS;
+use super::{Shared, body};
+use crate::actions::App;
+use crate::actions::authenticate::{Refusal, SignedNode, authenticate, claim};
+use crate::domain::limits::Limits;
+use crate::oauth::{Method as SignatureMethod, SignedRequest};
+use crate::store::DbError;
+use crate::telemetry::RequestLine;
+use route::Path;
+
+/// Clients have no timeout after their first request (facts: DataSourceMAAS reads with none), so
+/// the first byte has to come by itself, whatever happens behind it.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// Bytes of a form body that HMAC covers.
+const FORM_BYTES: usize = 1 << 20;
+
+/// An answer of the node plane and what its log line says beside it.
+pub struct Answer {
+    response: HttpResponse,
+    reason: &'static str,
+    /// What went wrong on our side; for the log alone.
+    trouble: Option<String>,
+    node: Option<String>,
+}
+
+impl From<HttpResponse> for Answer {
+    fn from(response: HttpResponse) -> Answer {
+        Answer { response, reason: "", trouble: None, node: None }
+    }
+}
+
+/// Every request of the node plane.
+pub async fn serve(
+    request: HttpRequest,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    let started = Instant::now();
+    let id = request_id(&shared.app);
+    let path = route::parse(request.path());
+    let answer =
+        tokio::time::timeout(DEADLINE, answer(&request, payload, &shared.app, &path)).await;
+    let mut answer = answer.unwrap_or_else(|_| unavailable("deadline", None));
+    stamp(answer.response.headers_mut(), "Authorization", &id);
+
+    let bytes = match actix_web::body::MessageBody::size(answer.response.body()) {
+        actix_web::body::BodySize::Sized(bytes) => bytes,
+        _ => 0,
+    };
+    if let Some(trouble) = &answer.trouble {
+        tracing::error!(request_id = id, "{trouble}");
+    }
+    RequestLine {
+        plane: "node",
+        method: request.method().as_str(),
+        route: path.template(),
+        status: answer.response.status().as_u16(),
+        bytes,
+        micros: started.elapsed().as_micros(),
+        request_id: &id,
+        peer: &peer(&request),
+        who: answer.node.as_deref().unwrap_or_default(),
+        reason: answer.reason,
+    }
+    .write();
+    answer.response
+}
+
+async fn answer(
+    request: &HttpRequest,
+    payload: web::Payload,
+    app: &App,
+    path: &Path<'_>,
+) -> Answer {
+    if header_bytes(request) > app.limits.header_bytes {
+        return text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large")
+            .into();
+    }
+    let target = match path {
+        Path::Known(target) => target,
+        // Which versions and paths there are is no secret, so no signature is asked for.
+        Path::UnknownVersion(version) => {
+            return not_found(&format!("Unknown metadata version: {}", shown(version))).into();
+        }
+        Path::Unknown => return not_found("Not found").into(),
+    };
+    let node = match sign_in(request, payload, app).await {
+        Ok(SignedNode { node }) => node,
+        Err(refusal) => return refuse(&refusal),
+    };
+    let system_id = node.system_id.clone();
+    let mut answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        match metadata::read(app, node, *target).await {
+            Ok(response) => response.into(),
+            Err(error) => unavailable("store", Some(error.to_string())),
+        }
+    } else {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
+        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        response.into()
+    };
+    answer.node = Some(system_id);
+    answer
+}
+
+/// The one way to an identity on this plane.
+async fn sign_in(
+    request: &HttpRequest,
+    payload: web::Payload,
+    app: &App,
+) -> Result<SignedNode, Refusal> {
+    let claim =
+        claim(request.headers().get_all(header::AUTHORIZATION).map(header::HeaderValue::as_bytes))?;
+    let covers_form = claim.method != SignatureMethod::Plaintext
+        && body::media_type(request) == "application/x-www-form-urlencoded";
+    let form = if covers_form {
+        let form = body::read(request, payload, FORM_BYTES).await;
+        Some(form.map_err(|_| Refusal::Malformed { reason: "form_unreadable" })?)
+    } else {
+        None
+    };
+    let host =
+        request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let scheme = match &app.metadata_url {
+        Some(url) if url.authority().eq_ignore_ascii_case(host) => url.scheme(),
+        _ => "http",
+    };
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let signed = SignedRequest {
+        method: request.method().as_str(),
+        scheme,
+        host,
+        target,
+        form: form.as_deref(),
+    };
+    authenticate(app, &claim, &signed).await
+}
+
+/// Every refusal. The caller learns the variant, the log the reason.
+fn refuse(refusal: &Refusal) -> Answer {
+    let unauthorized = |code: &'static str| {
+        let mut response = text(StatusCode::UNAUTHORIZED, code);
+        let realm = header::HeaderValue::from_static("OAuth realm=\"nodeinit\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+        response
+    };
+    let response = match refusal {
+        Refusal::Missing { .. } => unauthorized("credentials_missing"),
+        Refusal::Malformed { .. } => unauthorized("credentials_malformed"),
+        Refusal::Refused { .. } => unauthorized("credentials_refused"),
+        Refusal::Timestamp { .. } => unauthorized("timestamp_refused"),
+        Refusal::Nonce { .. } => unauthorized("nonce_refused"),
+        Refusal::NotANode => text(StatusCode::FORBIDDEN, "Not authenticated as a known node."),
+        Refusal::TooMany { retry_after } => {
+            let mut response = text(StatusCode::TOO_MANY_REQUESTS, "Too many requests");
+            let seconds = retry_after.as_secs() + 1;
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+        }
+        Refusal::Store(error) => return unavailable("store", Some(error.to_string())),
+        Refusal::Seal => {
+            return unavailable("seal_broken", Some("a stored secret does not open".into()));
+        }
+    };
+    Answer { reason: refusal.reason(), ..response.into() }
+}
+
+/// Our trouble: never a 404 or a 200 in its place.
+fn unavailable(reason: &'static str, trouble: Option<String>) -> Answer {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "Try again");
+    let seconds = header::HeaderValue::from_static(RETRY_AFTER_SECONDS);
+    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    Answer { reason, trouble, ..response.into() }
+}
+
+fn not_found(message: &str) -> HttpResponse {
+    text(StatusCode::NOT_FOUND, message)
+}
+
+/// A message for people.
+fn text(status: StatusCode, message: &str) -> HttpResponse {
+    HttpResponse::build(status).content_type("text/plain; charset=utf-8").body(message.to_owned())
+}
+
+/// A name from a path, as it may be said again.
+fn shown(segment: &str) -> String {
+    segment.chars().filter(char::is_ascii_graphic).take(64).collect()
+}
+
+fn header_bytes(request: &HttpRequest) -> usize {
+    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// What the listener itself enforces, before a request is one.
+#[must_use]
+pub fn connections_per_worker(limits: &Limits, workers: usize) -> usize {
+    (limits.connections / workers.max(1)).max(1)
+}
+
+/// A store that failed is an error of this type all the way up.
+pub type Read = Result<HttpResponse, DbError>;

@@ -1,0 +1,214 @@
+//! `/v1/{project}/nodes/{system_id}/user-data` and `/vendor-data`.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::{Page, Query, nodes, unknown_parameter};
+use crate::actions::contents::{Precondition, hex};
+use crate::actions::{self, Failure, Problem};
+use crate::domain::metadata::ContentKind;
+use crate::http::Shared;
+use crate::http::body;
+use crate::http::error::HttpError;
+use crate::http::extract::Operator;
+use crate::store::contents as store;
+
+type NodePath = web::Path<(String, String)>;
+
+macro_rules! doors {
+    ($kind:expr, $show:ident, $list:ident, $set:ident, $clear:ident) => {
+        pub async fn $show(
+            shared: web::Data<Shared>,
+            _operator: Operator,
+            path: NodePath,
+            query: Query,
+        ) -> Result<HttpResponse, HttpError> {
+            show(&shared, path, query, $kind).await
+        }
+
+        pub async fn $list(
+            shared: web::Data<Shared>,
+            _operator: Operator,
+            path: NodePath,
+        ) -> Result<HttpResponse, HttpError> {
+            list(&shared, path, $kind).await
+        }
+
+        pub async fn $set(
+            shared: web::Data<Shared>,
+            _operator: Operator,
+            path: NodePath,
+            query: Query,
+            request: HttpRequest,
+            payload: web::Payload,
+        ) -> Result<HttpResponse, HttpError> {
+            set(&shared, path, query, request, payload, $kind).await
+        }
+
+        pub async fn $clear(
+            shared: web::Data<Shared>,
+            _operator: Operator,
+            path: NodePath,
+            request: HttpRequest,
+        ) -> Result<HttpResponse, HttpError> {
+            clear(&shared, path, &request, $kind).await
+        }
+    };
+}
+doors!(ContentKind::UserData, show_user_data, list_user_data, set_user_data, clear_user_data);
+doors!(
+    ContentKind::VendorData,
+    show_vendor_data,
+    list_vendor_data,
+    set_vendor_data,
+    clear_vendor_data
+);
+
+/// The bytes of the current version, or of `?version=N`.
+async fn show(
+    shared: &Shared,
+    path: NodePath,
+    query: Query,
+    kind: ContentKind,
+) -> Result<HttpResponse, HttpError> {
+    let mut version = None;
+    for (name, value) in query.into_inner() {
+        match (name.as_str(), value.parse::<i32>()) {
+            ("version", Ok(number)) => version = Some(number),
+            ("version", Err(_)) => {
+                return Err(HttpError::invalid(vec![Problem::field("version", "a number")]));
+            }
+            _ => return Err(HttpError::invalid(vec![unknown_parameter("version")])),
+        }
+    }
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    nodes::require(shared, project, &system_id).await?;
+    let found = shared
+        .app
+        .db
+        .read(move |conn| {
+            let number = match version {
+                Some(number) => Some(number),
+                None => store::find_newest(conn, &system_id, kind)?.map(|newest| newest.version),
+            };
+            let Some(number) = number else { return Ok(None) };
+            let bytes = store::find_version(conn, &system_id, kind, number)?;
+            Ok(bytes.map(|bytes| (number, bytes)))
+        })
+        .await?;
+    let (number, bytes) = found.ok_or(Failure::NotFound("there is none for this node"))?;
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "application/octet-stream"))
+        .insert_header((header::ETAG, etag(number)))
+        .body(bytes))
+}
+
+#[derive(serde::Serialize)]
+struct Version {
+    version: i32,
+    sha256: Option<String>,
+    size: i64,
+    created_at: jiff::Timestamp,
+}
+
+/// Every version; one without a digest cleared the content.
+async fn list(
+    shared: &Shared,
+    path: NodePath,
+    kind: ContentKind,
+) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    nodes::require(shared, project, &system_id).await?;
+    let versions = shared.app.db.read(move |conn| store::list(conn, &system_id, kind)).await?;
+    let items = versions
+        .into_iter()
+        .map(|v| Version {
+            version: v.version,
+            sha256: v.sha256.as_deref().map(hex),
+            size: v.size,
+            created_at: v.created_at,
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(Page { items, next: None }))
+}
+
+async fn set(
+    shared: &Shared,
+    path: NodePath,
+    query: Query,
+    request: HttpRequest,
+    payload: web::Payload,
+    kind: ContentKind,
+) -> Result<HttpResponse, HttpError> {
+    let mut strict = false;
+    for (name, value) in query.into_inner() {
+        match (name.as_str(), value.as_str()) {
+            ("strict", "true") => strict = true,
+            ("strict", "false") => strict = false,
+            ("strict", _) => {
+                return Err(HttpError::invalid(vec![Problem::field("strict", "true or false")]));
+            }
+            _ => return Err(HttpError::invalid(vec![unknown_parameter("strict")])),
+        }
+    }
+    let bytes = body::read(&request, payload, shared.app.limits.content_bytes).await?;
+    let precondition = precondition(&request)?;
+    let location = request.path().to_owned();
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    let stored = actions::contents::set(
+        &shared.app,
+        project,
+        system_id,
+        kind,
+        bytes.to_vec(),
+        precondition,
+        strict,
+    )
+    .await?;
+    let mut response = if stored.created { HttpResponse::Created() } else { HttpResponse::Ok() };
+    if stored.created {
+        response.insert_header((header::LOCATION, location));
+    }
+    Ok(response.insert_header((header::ETAG, etag(stored.version))).json(stored))
+}
+
+async fn clear(
+    shared: &Shared,
+    path: NodePath,
+    request: &HttpRequest,
+    kind: ContentKind,
+) -> Result<HttpResponse, HttpError> {
+    let precondition = precondition(request)?;
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    actions::contents::clear(&shared.app, project, system_id, kind, precondition).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn etag(version: i32) -> String {
+    format!("\"{version}\"")
+}
+
+/// `If-Match` and `If-None-Match` (RFC 9110 §13.1). A tag that is not one of ours matches nothing.
+fn precondition(request: &HttpRequest) -> Result<Precondition, HttpError> {
+    let value = |name| {
+        let header = request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        header.map(str::trim)
+    };
+    match (value(header::IF_MATCH), value(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(Precondition::None),
+        (Some("*"), None) => Ok(Precondition::Exists),
+        (Some(tags), None) => Ok(Precondition::Versions(
+            tags.split(',')
+                .filter_map(|tag| tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok())
+                .collect(),
+        )),
+        (None, Some("*")) => Ok(Precondition::Absent),
+        _ => Err(HttpError::invalid(vec![Problem::new(
+            "send If-Match with an ETag, or If-None-Match: *, and not both",
+        )])),
+    }
+}

@@ -1,0 +1,78 @@
+//! The operator plane under `/v1`.
+
+pub mod contents;
+pub mod nodes;
+pub mod tokens;
+
+use actix_web::web;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+
+use super::error::HttpError;
+use crate::actions::Problem;
+
+/// The parameters of a URL's query, in their order.
+pub type Query = web::Query<Vec<(String, String)>>;
+
+/// One page of a list, and where the next begins.
+#[derive(Serialize)]
+pub struct Page<T: Serialize> {
+    pub items: Vec<T>,
+    pub next: Option<String>,
+}
+
+/// Which page of a list is asked for.
+pub struct Paging {
+    /// The last key of the page before; empty at the start.
+    pub after: String,
+    pub limit: usize,
+}
+
+impl Paging {
+    /// Takes `limit` and `cursor`; what is left over is for the caller.
+    fn take(
+        query: Query,
+        most: usize,
+        problems: &mut Vec<Problem>,
+    ) -> (Paging, Vec<(String, String)>) {
+        let mut paging = Paging { after: String::new(), limit: most };
+        let mut rest = Vec::new();
+        for (name, value) in query.into_inner() {
+            match name.as_str() {
+                "limit" => match value.parse() {
+                    Ok(limit) if (1..=most).contains(&limit) => paging.limit = limit,
+                    _ => {
+                        problems.push(Problem::field("limit", format!("a number from 1 to {most}")))
+                    }
+                },
+                "cursor" => match URL_SAFE_NO_PAD.decode(&value).map(String::from_utf8) {
+                    Ok(Ok(after)) => paging.after = after,
+                    _ => problems.push(Problem::field("cursor", "no cursor of this list")),
+                },
+                _ => rest.push((name, value)),
+            }
+        }
+        (paging, rest)
+    }
+
+    /// The page made of `rows`, of which one more than the limit was asked for.
+    fn page<T: Serialize>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> Page<T> {
+        let more = rows.len() > self.limit;
+        rows.truncate(self.limit);
+        let next = rows.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(key(last)));
+        Page { items: rows, next }
+    }
+
+    fn limit_and_one(&self) -> i64 {
+        i64::try_from(self.limit).unwrap_or(i64::MAX - 1) + 1
+    }
+}
+
+fn unknown_parameter(known: &str) -> Problem {
+    Problem::new(format!("there is a query parameter that is not known; known are {known}"))
+}
+
+fn refuse_if(problems: Vec<Problem>) -> Result<(), HttpError> {
+    if problems.is_empty() { Ok(()) } else { Err(HttpError::invalid(problems)) }
+}

@@ -1,0 +1,202 @@
+//! `/v1/{project}/nodes`.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::{Paging, Query, refuse_if, unknown_parameter};
+use crate::actions::contents::Checked;
+use crate::actions::nodes::ImportLine;
+use crate::actions::{self, Failure, NO_SUCH_NODE, Problem};
+use crate::domain::limits::Limits;
+use crate::domain::node::{
+    BootState, Hostname, Labels, Mac, NewNode, NodeChange, SshKey, SystemId, check_label,
+};
+use crate::http::Shared;
+use crate::http::body::{self, Fields};
+use crate::http::error::HttpError;
+use crate::http::extract::Operator;
+use crate::store::nodes as store;
+
+/// Lines of one import, which is one transaction.
+const MOST_LINES: usize = 10_000;
+
+pub async fn list(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    project: web::Path<String>,
+    query: Query,
+) -> Result<HttpResponse, HttpError> {
+    let mut problems = Vec::new();
+    let (paging, rest) = Paging::take(query, shared.app.limits.page, &mut problems);
+    let mut filter = store::Filter::default();
+    for (name, value) in rest {
+        match name.as_str() {
+            "label" => match value.split_once('=') {
+                Some((name, value)) if check_label(name, value).is_ok() => {
+                    filter.labels.insert(name.to_owned(), value.to_owned());
+                }
+                _ => problems.push(Problem::field("label", "a label filter is NAME=VALUE")),
+            },
+            "state" => match BootState::parse(&value) {
+                Ok(state) => filter.state = Some(state),
+                Err(why) => problems.push(Problem::field("state", why)),
+            },
+            _ => problems.push(unknown_parameter("cursor, label, limit, state")),
+        }
+    }
+    refuse_if(problems)?;
+    let project = shared.app.project(project.into_inner()).await?;
+    let (after, limit) = (paging.after.clone(), paging.limit_and_one());
+    let rows =
+        shared.app.db.read(move |conn| store::list(conn, project, &filter, &after, limit)).await?;
+    Ok(HttpResponse::Ok().json(paging.page(rows, |node| node.system_id.to_string())))
+}
+
+/// One node as JSON, or many as newline-delimited JSON.
+pub async fn create(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    project: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    let app = &shared.app;
+    let limits = &app.limits;
+    match body::media_type(&request).as_str() {
+        "application/json" => {
+            let mut fields = body::fields(&request, payload, limits).await?;
+            let node = new_node(&mut fields);
+            refuse_if(fields.finish())?;
+            let node = node.ok_or_else(|| HttpError::invalid(Vec::new()))?;
+            let name = project.into_inner();
+            let project = app.project(name.clone()).await?;
+            let node = actions::nodes::add(app, project, node).await?;
+            Ok(HttpResponse::Created()
+                .insert_header((header::LOCATION, format!("/v1/{name}/nodes/{}", node.system_id)))
+                .json(node))
+        }
+        "application/x-ndjson" => {
+            // One node's contents in base64 have to fit.
+            let most = limits.json_bytes + limits.content_bytes / 3 * 8;
+            let bytes = body::read(&request, payload, most).await?;
+            let project = app.project(project.into_inner()).await?;
+            let limits = limits.clone();
+            let lines = web::block(move || import_lines(&bytes, &limits))
+                .await
+                .map_err(|_| crate::store::DbError::Ended)?
+                .map_err(HttpError::invalid)?;
+            Ok(HttpResponse::Ok().json(actions::nodes::import(app, project, lines).await?))
+        }
+        _ => Err(HttpError::media_type("application/json, or application/x-ndjson for many nodes")),
+    }
+}
+
+fn new_node(fields: &mut Fields) -> Option<NewNode> {
+    let system_id = fields.parsed("system_id", SystemId::parse);
+    let hostname = fields.required("hostname", Hostname::parse);
+    let macs = fields.list("macs", Mac::parse).unwrap_or_default();
+    let ssh_keys = fields.list("ssh_keys", SshKey::parse).unwrap_or_default();
+    let labels = fields.map("labels", Labels::parse).unwrap_or_default();
+    let netboot = fields.boolean("netboot").unwrap_or(true);
+    Some(NewNode { system_id, hostname: hostname?, macs, ssh_keys, labels, netboot })
+}
+
+fn import_lines(bytes: &[u8], limits: &Limits) -> Result<Vec<ImportLine>, Vec<Problem>> {
+    let values = body::parse_lines(bytes, limits.json_depth)?;
+    if values.len() > MOST_LINES {
+        return Err(vec![Problem::new(format!("send at most {MOST_LINES} lines at once"))]);
+    }
+    let mut lines = Vec::with_capacity(values.len());
+    let mut problems = Vec::new();
+    for (line, value) in values {
+        match import_line(line, value, limits) {
+            Ok(read) => lines.push(read),
+            Err(wrong) => problems.extend(wrong.into_iter().map(|problem| problem.at_line(line))),
+        }
+    }
+    if problems.is_empty() { Ok(lines) } else { Err(problems) }
+}
+
+fn import_line(
+    line: usize,
+    value: serde_json::Value,
+    limits: &Limits,
+) -> Result<ImportLine, Vec<Problem>> {
+    let mut fields = Fields::new(value).map_err(|problem| vec![problem])?;
+    let node = new_node(&mut fields);
+    let user_data = fields.bytes("user_data", limits.content_bytes);
+    let vendor_data = fields.bytes("vendor_data", limits.content_bytes);
+    let mut problems = fields.finish();
+    let vendor_data = match vendor_data.map(|bytes| Checked::vendor_data(&bytes)).transpose() {
+        Ok(checked) => checked,
+        Err(findings) => {
+            problems.extend(
+                findings
+                    .into_iter()
+                    .map(Problem::from)
+                    .map(|problem| Problem { field: Some("vendor_data"), ..problem }),
+            );
+            None
+        }
+    };
+    match node {
+        Some(node) if problems.is_empty() => Ok(ImportLine { line, node, user_data, vendor_data }),
+        _ => Err(problems),
+    }
+}
+
+pub async fn show(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    let node = shared.app.db.read(move |conn| store::find(conn, project, &system_id)).await?;
+    Ok(HttpResponse::Ok().json(node.ok_or(NO_SUCH_NODE)?))
+}
+
+pub async fn change(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    path: web::Path<(String, String)>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    let mut fields = body::fields(&request, payload, &shared.app.limits).await?;
+    let change = NodeChange {
+        hostname: fields.parsed("hostname", Hostname::parse),
+        macs: fields.list("macs", Mac::parse),
+        ssh_keys: fields.list("ssh_keys", SshKey::parse),
+        labels: fields.map("labels", Labels::parse),
+        netboot: fields.boolean("netboot"),
+        project: fields.text("project"),
+    };
+    refuse_if(fields.finish())?;
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    let node = actions::nodes::change(&shared.app, project, system_id, change).await?;
+    Ok(HttpResponse::Ok().json(node))
+}
+
+pub async fn remove(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    actions::nodes::remove(&shared.app, project, system_id).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// A node that a route below it needs to be there.
+pub async fn require(
+    shared: &Shared,
+    project: crate::store::columns::Id,
+    system_id: &str,
+) -> Result<(), HttpError> {
+    let id = system_id.to_owned();
+    let known = shared.app.db.read(move |conn| store::list_known(conn, project, &[id])).await?;
+    if known.is_empty() { Err(Failure::from(NO_SUCH_NODE).into()) } else { Ok(()) }
+}

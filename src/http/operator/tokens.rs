@@ -1,0 +1,207 @@
+//! Tokens and preseeds: what a node is given, and what becomes of it.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Paging, Query, nodes, refuse_if, unknown_parameter};
+use crate::actions::{self, Failure, Problem};
+use crate::domain::credentials::{IssuedToken, TokenKey, TokenSummary};
+use crate::domain::cull::{Cap, Staleness, parse_duration};
+use crate::domain::preseed::{self, Format};
+use crate::http::Shared;
+use crate::http::body;
+use crate::http::error::HttpError;
+use crate::http::extract::Operator;
+use crate::store::columns::Id;
+use crate::store::tokens as store;
+
+type NodePath = web::Path<(String, String)>;
+
+/// Bytes of a list of system ids.
+const MOST_IDS: usize = 64 << 20;
+
+/// The answer to get: one of the two places where a secret leaves.
+#[derive(Serialize)]
+struct Issued {
+    system_id: String,
+    consumer_key: String,
+    consumer_secret: &'static str,
+    token_key: String,
+    token_secret: String,
+    metadata_url: Option<String>,
+}
+
+fn issued(shared: &Shared, token: IssuedToken) -> Issued {
+    let system_id = token.system_id.clone();
+    let credentials = token.reveal();
+    Issued {
+        system_id,
+        consumer_key: credentials.consumer_key.as_str().to_owned(),
+        consumer_secret: "",
+        token_key: credentials.token_key.as_str().to_owned(),
+        token_secret: credentials.secret.expose().to_owned(),
+        metadata_url: shared.app.metadata_url.as_ref().map(|url| url.as_str().to_owned()),
+    }
+}
+
+pub async fn get(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    path: NodePath,
+) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    let token = actions::tokens::get(&shared.app, project, system_id).await?;
+    Ok(HttpResponse::Ok().json(issued(&shared, token)))
+}
+
+/// System ids in, one JSON string a line; credentials out, one object a line, in the same order.
+pub async fn get_many(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    project: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    if body::media_type(&request) != "application/x-ndjson" {
+        return Err(HttpError::media_type(
+            "application/x-ndjson: one system id a line, as JSON text",
+        ));
+    }
+    let bytes = body::read(&request, payload, MOST_IDS).await?;
+    let lines = body::parse_lines(&bytes, 1).map_err(HttpError::invalid)?;
+    let mut problems = Vec::new();
+    let mut ids = Vec::with_capacity(lines.len());
+    for (line, value) in lines {
+        match value {
+            Value::String(id) => ids.push(id),
+            _ => problems.push(Problem::line(line, "a system id is JSON text")),
+        }
+    }
+    refuse_if(problems)?;
+    let project = shared.app.project(project.into_inner()).await?;
+    let tokens = actions::tokens::get_many(&shared.app, project, ids).await?;
+    let mut out = Vec::new();
+    for token in tokens {
+        // Writing to memory cannot fail, and neither can these types.
+        let _ = serde_json::to_writer(&mut out, &issued(&shared, token));
+        out.push(b'\n');
+    }
+    Ok(HttpResponse::Ok().content_type("application/x-ndjson").body(out))
+}
+
+pub async fn show(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    path: NodePath,
+) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    nodes::require(&shared, project, &system_id).await?;
+    let found = shared.app.db.read(move |conn| store::find_summary(conn, &system_id)).await?;
+    let none = Failure::NotFound("this node has no token: get makes one");
+    Ok(HttpResponse::Ok().json(found.ok_or(none)?))
+}
+
+pub async fn revoke(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    path: NodePath,
+) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    actions::tokens::revoke(&shared.app, project, system_id).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// A preseed: the other place where a secret leaves.
+pub async fn preseed(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    path: NodePath,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    let mut fields = body::fields(&request, payload, &shared.app.limits).await?;
+    let format = fields.required("format", Format::parse);
+    refuse_if(fields.finish())?;
+    let format = format.ok_or_else(|| HttpError::invalid(Vec::new()))?;
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    nodes::require(&shared, project, &system_id).await?;
+    let metadata_url = shared.app.metadata_url.clone().ok_or_else(|| {
+        Failure::Conflict(
+            "--listen is a wildcard, so nodes cannot be told where we are: set --metadata-url"
+                .into(),
+        )
+    })?;
+    let token = actions::tokens::get(&shared.app, project, system_id).await?;
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(preseed::render(
+        format,
+        metadata_url.as_str(),
+        token,
+    )))
+}
+
+/// Every token in the order they were made, ended ones too; `?token_key=` finds one.
+pub async fn list(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    query: Query,
+) -> Result<HttpResponse, HttpError> {
+    let mut problems = Vec::new();
+    let (paging, rest) = Paging::take(query, shared.app.limits.page, &mut problems);
+    let mut key = None;
+    for (name, value) in rest {
+        match name.as_str() {
+            "token_key" => key = Some(TokenKey::trusted(value)),
+            _ => problems.push(unknown_parameter("cursor, limit, token_key")),
+        }
+    }
+    let after = match paging.after.as_str() {
+        "" => None,
+        text => match Uuid::try_parse(text) {
+            Ok(id) => Some(Id(id)),
+            Err(_) => {
+                problems.push(Problem::field("cursor", "no cursor of this list"));
+                None
+            }
+        },
+    };
+    refuse_if(problems)?;
+    let limit = paging.limit_and_one();
+    let rows =
+        shared.app.db.read(move |conn| store::list(conn, key.as_ref(), after, limit)).await?;
+    let page = paging.page(rows.into_iter().map(Row).collect(), |Row((id, _))| id.0.to_string());
+    Ok(HttpResponse::Ok().json(page))
+}
+
+/// A summary that remembers where it stands in the list.
+struct Row((Id, TokenSummary));
+
+impl Serialize for Row {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.1.serialize(to)
+    }
+}
+
+pub async fn cull(
+    shared: web::Data<Shared>,
+    _operator: Operator,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    let mut fields = body::fields(&request, payload, &shared.app.limits).await?;
+    let rule = Staleness {
+        unused_for: fields.parsed("unused_for", parse_duration),
+        idle_for: fields.parsed("idle_for", parse_duration),
+    };
+    let cap = fields.parsed("max", Cap::parse).unwrap_or(Cap::DEFAULT);
+    let dry_run = fields.boolean("dry_run").unwrap_or(false);
+    let force = fields.boolean("force").unwrap_or(false);
+    refuse_if(fields.finish())?;
+    let culled = actions::cull::cull(&shared.app, rule, cap, dry_run, force).await?;
+    Ok(HttpResponse::Ok().json(culled))
+}

@@ -1,0 +1,377 @@
+//! Memory in front of the store: spent nonces, what reads taught, and how fast each node asks.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use crate::store::columns::Id;
+
+/// How far behind the server's clock a timestamp may be (piston's `timestamp_threshold`).
+pub const PAST: u64 = 300;
+/// How far ahead of it: a clock step, not a clock fault.
+pub const FUTURE: u64 = 2;
+
+const SHARDS: usize = 64;
+/// Seconds of timestamps that are forgotten together.
+const BUCKET: u64 = 16;
+/// Enough for 14,000 signed requests a second over the whole window; past it, requests are turned
+/// away instead of forgetting a nonce.
+const MOST_NONCES: usize = 1 << 22;
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // None of these maps is left half-changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a timestamp or nonce was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    TooOld,
+    TooNew,
+    /// Stamped before this process could know what was spent.
+    BeforeStart,
+    Spent,
+    Full,
+}
+
+type Buckets = BTreeMap<u64, HashSet<[u8; 16]>>;
+
+/// Nonces spent within the window, by (token, timestamp, nonce) (RFC 5849 §3.3).
+pub struct Nonces {
+    shards: [Mutex<Buckets>; SHARDS],
+    count: AtomicUsize,
+    /// Timestamps up to here are refused: an earlier process may have seen them.
+    floor: u64,
+}
+
+impl Nonces {
+    /// `floor` in seconds since the epoch; 0 when nothing can have been spent before.
+    #[must_use]
+    pub fn new(floor: u64) -> Nonces {
+        Nonces {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            count: AtomicUsize::new(0),
+            floor,
+        }
+    }
+
+    /// Spends a nonce of a request whose signature was good.
+    ///
+    /// # Errors
+    /// [`Stale`]; nothing is spent then.
+    pub fn spend(
+        &self,
+        token_key: &str,
+        timestamp: u64,
+        nonce: &str,
+        now: Timestamp,
+    ) -> Result<(), Stale> {
+        let now = seconds(now);
+        if timestamp.saturating_add(PAST) < now {
+            return Err(Stale::TooOld);
+        }
+        if timestamp > now + FUTURE {
+            return Err(Stale::TooNew);
+        }
+        if timestamp <= self.floor {
+            return Err(Stale::BeforeStart);
+        }
+        if self.count.load(Ordering::Relaxed) >= MOST_NONCES {
+            return Err(Stale::Full);
+        }
+        if self.insert(timestamp, digest(token_key, timestamp, nonce), now) {
+            Ok(())
+        } else {
+            Err(Stale::Spent)
+        }
+    }
+
+    fn insert(&self, timestamp: u64, digest: [u8; 16], now: u64) -> bool {
+        let mut buckets = locked(&self.shards[usize::from(digest[0]) % SHARDS]);
+        // Whole buckets go, once the newest timestamp in them is out of the window.
+        while let Some(oldest) = buckets.first_entry()
+            && (oldest.key() + 1) * BUCKET + PAST < now
+        {
+            self.count.fetch_sub(oldest.remove().len(), Ordering::Relaxed);
+        }
+        let new = buckets.entry(timestamp / BUCKET).or_default().insert(digest);
+        if new {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        new
+    }
+
+    /// What a clean stop leaves for the next start: one line an entry, bucket and digest.
+    #[must_use]
+    pub fn save(&self) -> String {
+        use std::fmt::Write as _;
+        let mut out = String::from("nodeinit nonces 1\n");
+        for shard in &self.shards {
+            for (bucket, digests) in locked(shard).iter() {
+                for digest in digests {
+                    let _ = writeln!(out, "{bucket} {:032x}", u128::from_be_bytes(*digest));
+                }
+            }
+        }
+        out
+    }
+
+    /// Takes in what [`Nonces::save`] left.
+    ///
+    /// # Errors
+    /// When the text is not whole: then it cannot be relied on.
+    pub fn load(saved: &str, now: Timestamp) -> Result<Nonces, String> {
+        let nonces = Nonces::new(0);
+        let mut lines = saved.lines();
+        if lines.next() != Some("nodeinit nonces 1") || !saved.ends_with('\n') {
+            return Err("it is not a list of nonces of this version".into());
+        }
+        for line in lines {
+            let entry = line.split_once(' ').and_then(|(bucket, digest)| {
+                Some((bucket.parse::<u64>().ok()?, u128::from_str_radix(digest, 16).ok()?))
+            });
+            let Some((bucket, digest)) = entry else { return Err("a line is broken".into()) };
+            nonces.insert(bucket.saturating_mul(BUCKET), digest.to_be_bytes(), seconds(now));
+        }
+        Ok(nonces)
+    }
+}
+
+fn digest(token_key: &str, timestamp: u64, nonce: &str) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(token_key.as_bytes());
+    hash.update([0]);
+    hash.update(timestamp.to_be_bytes());
+    hash.update(nonce.as_bytes());
+    let mut short = [0; 16];
+    short.copy_from_slice(&hash.finalize()[..16]);
+    short
+}
+
+/// Whole seconds since the epoch, as OAuth counts.
+#[must_use]
+pub fn seconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_second()).unwrap_or(0)
+}
+
+/// A token's last use is worth a write when it moved by this much.
+const LAST_USE_STEP: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
+/// What reads teach, until it is committed in one batch: no read waits for a write.
+#[derive(Default)]
+pub struct Learnt(Mutex<HashMap<Id, Timestamp>>);
+
+impl Learnt {
+    /// A token was used at `now`; the store has `before`.
+    pub fn used(&self, token: Id, before: Option<Timestamp>, now: Timestamp) {
+        if before.is_none_or(|before| now.duration_since(before) >= LAST_USE_STEP) {
+            locked(&self.0).insert(token, now);
+        }
+    }
+
+    /// Takes out what has gathered, in key order.
+    #[must_use]
+    pub fn take(&self) -> Vec<(Id, Timestamp)> {
+        let mut gathered: Vec<_> = std::mem::take(&mut *locked(&self.0)).into_iter().collect();
+        gathered.sort_unstable();
+        gathered
+    }
+
+    /// Puts back what could not be committed; newer uses win.
+    pub fn put_back(&self, gathered: Vec<(Id, Timestamp)>) {
+        let mut map = locked(&self.0);
+        for (token, at) in gathered {
+            map.entry(token).or_insert(at);
+        }
+    }
+}
+
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+/// A token bucket a node: so many requests a second, so many at once.
+pub struct Pace {
+    rate: f64,
+    burst: f64,
+    shards: [Mutex<HashMap<String, Bucket>>; SHARDS],
+}
+
+/// A shard drops its idle nodes when it has grown this large.
+const MOST_PACED: usize = 4096;
+
+impl Pace {
+    #[must_use]
+    pub fn new(rate: u32, burst: u32) -> Pace {
+        Pace {
+            rate: f64::from(rate),
+            burst: f64::from(burst),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    /// Counts one request of `node`.
+    ///
+    /// # Errors
+    /// How long until the next would be taken.
+    pub fn take(&self, node: &str, at: Instant) -> Result<(), Duration> {
+        let shard = node.bytes().fold(0_usize, |hash, b| hash.wrapping_mul(31) ^ usize::from(b));
+        let mut nodes = locked(&self.shards[shard % SHARDS]);
+        if nodes.len() >= MOST_PACED && !nodes.contains_key(node) {
+            nodes.retain(|_, bucket| self.filled(bucket, at) < self.burst);
+        }
+        let bucket = nodes.entry(node.to_owned()).or_insert(Bucket { left: self.burst, at });
+        bucket.left = self.filled(bucket, at);
+        bucket.at = at;
+        if bucket.left >= 1.0 {
+            bucket.left -= 1.0;
+            Ok(())
+        } else {
+            Err(Duration::from_secs_f64((1.0 - bucket.left) / self.rate))
+        }
+    }
+
+    fn filled(&self, bucket: &Bucket, at: Instant) -> f64 {
+        let gone = at.saturating_duration_since(bucket.at).as_secs_f64();
+        (bucket.left + gone * self.rate).min(self.burst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    const NOW: i64 = 1_800_000_000;
+    const TS: u64 = 1_800_000_000;
+
+    #[test]
+    fn a_nonce_is_spent_once_per_token_timestamp_and_nonce() {
+        let nonces = Nonces::new(0);
+        assert_eq!(nonces.spend("k1", TS, "n", at(NOW)), Ok(()));
+        assert_eq!(nonces.spend("k1", TS, "n", at(NOW)), Err(Stale::Spent));
+        assert_eq!(nonces.spend("k2", TS, "n", at(NOW)), Ok(()));
+        assert_eq!(nonces.spend("k1", TS - 1, "n", at(NOW)), Ok(()));
+        assert_eq!(nonces.spend("k1", TS, "m", at(NOW)), Ok(()));
+    }
+
+    #[test]
+    fn the_window_is_300_seconds_back_and_2_ahead() {
+        let nonces = Nonces::new(0);
+        for (ts, verdict) in [
+            (TS - 300, Ok(())),
+            (TS - 301, Err(Stale::TooOld)),
+            (TS + 2, Ok(())),
+            (TS + 3, Err(Stale::TooNew)),
+            (u64::MAX, Err(Stale::TooNew)),
+            (0, Err(Stale::TooOld)),
+        ] {
+            assert_eq!(nonces.spend("k", ts, "n", at(NOW)), verdict, "{ts}");
+        }
+    }
+
+    #[test]
+    fn nothing_stamped_up_to_the_floor_is_taken() {
+        let nonces = Nonces::new(TS + 2);
+        assert_eq!(nonces.spend("k", TS + 2, "n", at(NOW + 1)), Err(Stale::BeforeStart));
+        assert_eq!(nonces.spend("k", TS + 3, "n", at(NOW + 1)), Ok(()));
+    }
+
+    #[test]
+    fn a_nonce_is_forgotten_only_when_its_timestamp_is_out_of_the_window() {
+        let nonces = Nonces::new(0);
+        nonces.spend("k", TS + 2, "n", at(NOW)).unwrap();
+        for later in 0..=302 {
+            assert_eq!(
+                nonces.spend("k", TS + 2, "n", at(NOW + later)),
+                Err(Stale::Spent),
+                "{later}"
+            );
+            // Others come and go in every shard meanwhile.
+            for i in 0..64 {
+                let _ = nonces.spend(
+                    "k",
+                    TS + u64::try_from(later).unwrap(),
+                    &format!("{later}-{i}"),
+                    at(NOW + later),
+                );
+            }
+        }
+        assert_eq!(nonces.spend("k", TS + 2, "n", at(NOW + 303)), Err(Stale::TooOld));
+    }
+
+    #[test]
+    fn the_set_does_not_grow_for_ever() {
+        let nonces = Nonces::new(0);
+        for step in 0..2000_i64 {
+            for i in 0..64 {
+                nonces
+                    .spend("k", TS + u64::try_from(step).unwrap(), &i.to_string(), at(NOW + step))
+                    .unwrap();
+            }
+        }
+        let kept = nonces.count.load(Ordering::Relaxed);
+        assert!(kept < 64 * 400, "{kept} kept of a window of 302 seconds");
+    }
+
+    #[test]
+    fn a_clean_stop_hands_the_nonces_on() {
+        let before = Nonces::new(0);
+        for i in 0..500 {
+            before.spend("k", TS, &i.to_string(), at(NOW)).unwrap();
+        }
+        let after = Nonces::load(&before.save(), at(NOW + 1)).unwrap();
+        for i in 0..500 {
+            assert_eq!(after.spend("k", TS, &i.to_string(), at(NOW + 1)), Err(Stale::Spent));
+        }
+        assert_eq!(after.spend("k", TS, "fresh", at(NOW + 1)), Ok(()));
+    }
+
+    #[test]
+    fn a_cut_list_of_nonces_is_not_believed() {
+        let nonces = Nonces::new(0);
+        nonces.spend("k", TS, "n", at(NOW)).unwrap();
+        let saved = nonces.save();
+        for end in 0..saved.len() {
+            if saved[..end] == *"nodeinit nonces 1\n" {
+                continue; // a whole list of none: only the rename that puts it there makes it whole
+            }
+            assert!(Nonces::load(&saved[..end], at(NOW)).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn eight_threads_racing_one_nonce_have_one_winner() {
+        let nonces = Nonces::new(0);
+        for round in 0..200 {
+            let won: usize = std::thread::scope(|scope| {
+                let racers: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| nonces.spend("k", TS, &round.to_string(), at(NOW)).is_ok())
+                    })
+                    .collect();
+                racers.into_iter().map(|racer| usize::from(racer.join().unwrap())).sum()
+            });
+            assert_eq!(won, 1);
+        }
+    }
+
+    #[test]
+    fn a_node_may_burst_and_then_keeps_its_pace() {
+        let pace = Pace::new(50, 200);
+        let start = Instant::now();
+        assert_eq!((0..300).filter(|_| pace.take("n", start).is_ok()).count(), 200);
+        assert_eq!(pace.take("n", start), Err(Duration::from_millis(20)));
+        assert_eq!(pace.take("other", start), Ok(()), "one node's haste is not another's");
+        let later = start + Duration::from_secs(1);
+        assert_eq!((0..300).filter(|_| pace.take("n", later).is_ok()).count(), 50);
+    }
+}

@@ -1,0 +1,94 @@
+//! What needs the files rather than a running server: the secret key and the migrations.
+
+pub mod key;
+
+use crate::config::Settings;
+use crate::store::migrations::{self, MigrateError};
+use crate::store::{DatabaseUrl, Db, DbError, is_unique_violation, meta};
+
+/// Why a database and its key could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintenanceError {
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    #[error(transparent)]
+    Key(#[from] key::KeyError),
+    #[error(transparent)]
+    Store(#[from] DbError),
+    #[error("{path}: {source}")]
+    File { path: String, source: std::io::Error },
+}
+
+/// Makes the state directory, for its owner alone, if it is not there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_state_dir(settings: &Settings) -> Result<(), MaintenanceError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let path = &settings.state_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| MaintenanceError::File { path: path.display().to_string(), source })
+}
+
+/// Whether this start is the first: there is no `SQLite` file yet.
+#[must_use]
+pub fn is_brand_new(settings: &Settings) -> bool {
+    match &settings.database_url {
+        DatabaseUrl::Sqlite(path) => !path.exists(),
+        DatabaseUrl::Postgres(_) => false,
+    }
+}
+
+/// `nodeinit migrate [--new-key]`: applies what is missing, and makes the key if asked to.
+///
+/// # Errors
+/// When a step fails, or a key is there already.
+pub fn migrate(settings: &Settings, new_key: bool) -> Result<Vec<String>, MaintenanceError> {
+    make_state_dir(settings)?;
+    if new_key {
+        key::make(&settings.secret_key_file)?;
+    }
+    Ok(migrations::run(&settings.database_url)?)
+}
+
+/// The secret key of this database, checked against it: one that does not fit stops the start.
+///
+/// # Errors
+/// When there is no key, or it is not the one the database was first used with.
+pub async fn fitting_key(
+    settings: &Settings,
+    db: &Db,
+    brand_new: bool,
+) -> Result<crate::domain::seal::Sealer, MaintenanceError> {
+    let path = &settings.secret_key_file;
+    if brand_new && !path.exists() {
+        key::make(path)?;
+    }
+    let sealer = crate::domain::seal::Sealer::new(&*key::load(path)?);
+    let check = sealer.check_value().to_vec();
+    let stored = db
+        .write("note the key", move |tx| {
+            if let Some(stored) = meta::find_key_check(tx.conn)? {
+                return Ok(stored);
+            }
+            match meta::insert_key_check(tx, &check) {
+                // Another replica was first; its transaction is over, ours begins again.
+                Err(error) if is_unique_violation(&error) => Ok(Vec::new()),
+                inserted => inserted.map(|()| check).map_err(DbError::from),
+            }
+        })
+        .await;
+    let stored = match stored {
+        Ok(stored) if stored.is_empty() => db.read(meta::find_key_check).await?.unwrap_or_default(),
+        Ok(stored) => stored,
+        Err(error) => return Err(MaintenanceError::Store(error)),
+    };
+    if stored == sealer.check_value() {
+        Ok(sealer)
+    } else {
+        Err(key::KeyError::DoesNotFit { path: path.display().to_string() }.into())
+    }
+}

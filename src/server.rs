@@ -1,0 +1,365 @@
+//! Bind, migrate, serve, drain.
+
+use std::any::Any;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::{Extensions, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::rt::net::{TcpStream, UnixStream};
+use actix_web::{App as Actix, HttpServer, web};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::task::JoinHandle;
+
+use crate::actions::{self, App};
+use crate::clock::Clock;
+use crate::config::{AdminListen, Settings, default_metadata_url};
+use crate::domain::credentials::{Mint, PlaintextReplay};
+use crate::domain::identity::Caller;
+use crate::http::extract::SocketPeer;
+use crate::http::{self, Shared, answer, node};
+use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
+use crate::maintenance::{self, MaintenanceError, key};
+use crate::store::migrations;
+use crate::store::{DatabaseUrl, Db, DbError};
+
+/// Connections to the database, for reads; on `SQLite` one of them writes at a time.
+const DATABASE_CONNECTIONS: u32 = 8;
+/// How long a stop waits for requests that are being answered.
+const DRAIN_SECONDS: u64 = 30;
+/// A peer that takes nothing for this long is gone (Linux `TCP_USER_TIMEOUT`).
+const STALLED: Duration = Duration::from_secs(30);
+/// What reads taught is on disk this soon.
+const FLUSH: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Why a server did not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{what} is in use by another nodeinit (process {pid}): stop it first")]
+    Locked { what: String, pid: String },
+    #[error("cannot listen on {address}: {source}")]
+    Bind { address: String, source: std::io::Error },
+    #[error("{path}: {source}")]
+    File { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Maintenance(#[from] MaintenanceError),
+    #[error("cannot serve: {0}")]
+    Serve(std::io::Error),
+}
+
+impl From<DbError> for StartError {
+    fn from(error: DbError) -> StartError {
+        MaintenanceError::Store(error).into()
+    }
+}
+
+/// A server that is up: where it listens, and how to stop it.
+pub struct Server {
+    pub node: SocketAddr,
+    pub admin: Option<SocketAddr>,
+    pub socket: PathBuf,
+    pub app: Arc<App>,
+    draining: Arc<AtomicBool>,
+    handles: Vec<ServerHandle>,
+    tasks: Vec<JoinHandle<()>>,
+    nonces: PathBuf,
+    /// Held until the process ends.
+    locks: Vec<File>,
+}
+
+impl Server {
+    /// Brings a server up from nothing but its settings.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
+        maintenance::make_state_dir(&settings)?;
+        let mut locks = vec![lock(&settings.state_dir.join("lock"), "the state directory")?];
+        if let DatabaseUrl::Sqlite(path) = &settings.database_url {
+            let mut beside = path.clone().into_os_string();
+            beside.push(".lock");
+            locks.push(lock(Path::new(&beside), "the database file")?);
+        }
+        let brand_new = maintenance::is_brand_new(&settings);
+        for name in migrations::run(&settings.database_url).map_err(MaintenanceError::from)? {
+            tracing::info!(migration = name, "migrated");
+        }
+        let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
+        let sealer = maintenance::fitting_key(&settings, &db, brand_new).await?;
+        let nonces_file = settings.state_dir.join("nonces");
+        let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
+
+        let node_listener = bind(settings.listen)?;
+        let node = local(&node_listener, settings.listen)?;
+        let admin_listener = match settings.admin_listen {
+            AdminListen::Off => None,
+            AdminListen::On(address) => Some((bind(address)?, address)),
+        };
+        let admin = admin_listener.as_ref().map(|(l, address)| local(l, *address)).transpose()?;
+        let socket = settings.state_dir.join("admin.sock");
+        let socket_listener = bind_socket(&socket)?;
+
+        let app = Arc::new(App {
+            nonces,
+            learnt: Learnt::default(),
+            pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
+            limits: settings.limits.clone(),
+            absent_items: settings.absent_items,
+            plaintext_replay: settings.plaintext_replay,
+            metadata_url: default_metadata_url(&settings, node),
+            db,
+            clock,
+            mint,
+            sealer,
+        });
+        if app.plaintext_replay == PlaintextReplay::Refuse {
+            // Until then every node would be refused, and refused nodes do not all come back.
+            wait_past(&app.clock, floor).await;
+        }
+
+        let draining = Arc::new(AtomicBool::new(false));
+        let shared = Shared { app: app.clone(), draining: draining.clone() };
+        let mut server = Server {
+            node,
+            admin,
+            socket,
+            app,
+            draining,
+            handles: Vec::new(),
+            tasks: Vec::new(),
+            nonces: nonces_file,
+            locks,
+        };
+        server.serve_nodes(shared.clone(), node_listener)?;
+        server.serve_socket(shared.clone(), socket_listener)?;
+        if let Some((listener, _)) = admin_listener {
+            server.serve_observers(shared, listener)?;
+        }
+        server.housekeep(settings.keep_ended_tokens);
+        Ok(server)
+    }
+
+    fn serve_nodes(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
+        let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let limits = shared.app.limits.clone();
+        let server = HttpServer::new(move || {
+            Actix::new().app_data(web::Data::new(shared.clone())).configure(http::node_plane)
+        })
+        .workers(workers)
+        .max_connections(node::connections_per_worker(&limits, workers))
+        .client_request_timeout(limits.header_time)
+        .keep_alive(Duration::from_secs(75))
+        .on_connect(on_connect)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals()
+        .listen(listener)
+        .map_err(StartError::Serve)?
+        .run();
+        self.spawn(server);
+        Ok(())
+    }
+
+    fn serve_socket(&mut self, shared: Shared, listener: UnixListener) -> Result<(), StartError> {
+        let server = HttpServer::new(move || {
+            Actix::new()
+                .app_data(web::Data::new(shared.clone()))
+                .wrap(from_fn(answer::around))
+                .configure(http::operator_plane)
+        })
+        .workers(2)
+        .on_connect(on_connect)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals()
+        .listen_uds(listener)
+        .map_err(StartError::Serve)?
+        .run();
+        self.spawn(server);
+        Ok(())
+    }
+
+    fn serve_observers(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
+        let server = HttpServer::new(move || {
+            Actix::new()
+                .app_data(web::Data::new(shared.clone()))
+                .wrap(from_fn(answer::around))
+                .configure(http::observer_plane)
+        })
+        .workers(1)
+        .on_connect(on_connect)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals()
+        .listen(listener)
+        .map_err(StartError::Serve)?
+        .run();
+        self.spawn(server);
+        Ok(())
+    }
+
+    fn spawn(&mut self, server: actix_web::dev::Server) {
+        self.handles.push(server.handle());
+        self.tasks.push(tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "a listener ended");
+            }
+        }));
+    }
+
+    fn housekeep(&mut self, keep_ended_tokens: Duration) {
+        let app = self.app.clone();
+        self.tasks.push(tokio::spawn(async move {
+            let mut every = tokio::time::interval(FLUSH);
+            loop {
+                every.tick().await;
+                if let Err(error) = actions::cull::flush(&app).await {
+                    tracing::warn!(%error, "last use is not written yet");
+                }
+            }
+        }));
+        let app = self.app.clone();
+        self.tasks.push(tokio::spawn(async move {
+            let mut every = tokio::time::interval(SWEEP);
+            loop {
+                every.tick().await;
+                match actions::cull::sweep(&app, keep_ended_tokens).await {
+                    Ok(0) => {}
+                    Ok(tokens) => tracing::info!(tokens, "swept"),
+                    Err(error) => tracing::warn!(%error, "the sweep will try again"),
+                }
+            }
+        }));
+    }
+
+    /// Stops taking requests, answers those it has, and leaves what the next start needs.
+    pub async fn stop(self) {
+        self.draining.store(true, Ordering::SeqCst);
+        for stopping in self.handles.iter().map(|handle| handle.stop(true)).collect::<Vec<_>>() {
+            stopping.await;
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        if let Err(error) = actions::cull::flush(&self.app).await {
+            tracing::warn!(%error, "the last second of last uses is lost");
+        }
+        if let Err(error) = leave_nonces(&self.nonces, &self.app.nonces) {
+            tracing::warn!(%error, "the nonces are not kept: the next start refuses its first two seconds");
+        }
+        let _ = std::fs::remove_file(&self.socket);
+        drop(self.locks);
+    }
+}
+
+fn on_connect(stream: &dyn Any, extensions: &mut Extensions) {
+    if let Some(stream) = stream.downcast_ref::<TcpStream>() {
+        let _ = SockRef::from(stream).set_tcp_user_timeout(Some(STALLED));
+        let _ = stream.set_nodelay(true);
+    }
+    if let Some(peer) = stream.downcast_ref::<UnixStream>().and_then(|s| s.peer_cred().ok()) {
+        extensions.insert(SocketPeer(Caller::Socket { uid: peer.uid(), pid: peer.pid() }));
+    }
+}
+
+/// Takes a lock that goes with the process, however it ends.
+fn lock(path: &Path, what: &str) -> Result<File, StartError> {
+    use std::io::{Read as _, Seek as _, Write as _};
+    let failed = |source| StartError::File { path: path.display().to_string(), source };
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(failed)?;
+    if file.try_lock().is_err() {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        return Err(StartError::Locked {
+            what: format!("{what} ({})", path.display()),
+            pid: pid.trim().to_owned(),
+        });
+    }
+    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Bind { address: address.to_string(), source };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .map_err(failed)?;
+    socket.set_reuse_address(true).map_err(failed)?;
+    socket.bind(&address.into()).map_err(failed)?;
+    // A rack that powers up connects all at once.
+    socket.listen(4096).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket.into())
+}
+
+fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener
+        .local_addr()
+        .map_err(|source| StartError::Bind { address: address.to_string(), source })
+}
+
+/// Binds the admin socket for its owner alone. A stale one is replaced: the state lock is held.
+fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
+    let failed = |source| StartError::Bind { address: path.display().to_string(), source };
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = bound.map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// The nonces a clean stop left, or a floor under which timestamps are refused: an earlier
+/// process may have seen them, two seconds ahead of its clock at the most.
+fn take_nonces(path: &Path, clock: &Clock, brand_new: bool) -> Result<(Nonces, u64), StartError> {
+    let now = clock.now();
+    let floor = seconds(now) + FUTURE;
+    let saved = match std::fs::read_to_string(path) {
+        Ok(saved) => saved,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let floor = if brand_new { 0 } else { floor };
+            return Ok((Nonces::new(floor), floor));
+        }
+        Err(_) => String::new(),
+    };
+    // Consumed: after a crash they would be an old list.
+    std::fs::remove_file(path)
+        .and_then(|()| key::sync_directory(path))
+        .map_err(|source| StartError::File { path: path.display().to_string(), source })?;
+    match Nonces::load(&saved, now) {
+        Ok(nonces) => Ok((nonces, 0)),
+        Err(why) => {
+            tracing::warn!(path = %path.display(), why, "the saved nonces are not used");
+            Ok((Nonces::new(floor), floor))
+        }
+    }
+}
+
+fn leave_nonces(path: &Path, nonces: &Nonces) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let partial = path.with_extension("new");
+    let mut file = File::create(&partial)?;
+    file.write_all(nonces.save().as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&partial, path)?;
+    key::sync_directory(path)
+}
+
+async fn wait_past(clock: &Clock, floor: u64) {
+    while seconds(clock.now()) <= floor && matches!(clock, Clock::System) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

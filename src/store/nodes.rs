@@ -1,0 +1,256 @@
+//! Nodes and their labels.
+
+use std::collections::BTreeMap;
+
+use diesel::prelude::*;
+use diesel::result::OptionalEmptyChangesetExtension;
+
+use super::columns::{Id, Micros};
+use super::schema::{node_keys, node_labels, nodes, projects, tokens};
+use super::{DbConnection, Tx};
+use crate::domain::node::{
+    BootState, Hostname, Labels, Mac, NewNode, Node, NodeChange, SshKey, SystemId, instance_id,
+};
+
+type Row =
+    (String, String, String, String, String, bool, i32, Micros, String, Option<Id>, Option<Micros>);
+
+macro_rules! rows {
+    () => {
+        nodes::table
+            .inner_join(projects::table)
+            .left_join(
+                node_keys::table
+                    .on(node_keys::system_id.eq(nodes::system_id).and(node_keys::state.eq("live"))),
+            )
+            .left_join(tokens::table.on(tokens::id.nullable().eq(node_keys::token_id.nullable())))
+            .select((
+                nodes::system_id,
+                nodes::hostname,
+                nodes::macs,
+                nodes::ssh_keys,
+                nodes::labels,
+                nodes::netboot,
+                nodes::reprovisions,
+                nodes::created_at,
+                projects::name,
+                node_keys::token_id.nullable(),
+                tokens::last_used_at.nullable(),
+            ))
+    };
+}
+
+fn node(row: Row) -> QueryResult<Node> {
+    let (
+        system_id,
+        hostname,
+        macs,
+        ssh_keys,
+        labels,
+        netboot,
+        reprovisions,
+        created_at,
+        project,
+        token,
+        used,
+    ) = row;
+    let system_id = SystemId::parse(&system_id).map_err(broken)?;
+    Ok(Node {
+        instance_id: instance_id(&system_id, reprovisions),
+        system_id,
+        hostname: Hostname::parse(&hostname).map_err(broken)?,
+        macs: texts(&macs, Mac::parse)?,
+        ssh_keys: texts(&ssh_keys, SshKey::parse)?,
+        labels: Labels::parse(json(&labels)?).map_err(broken)?,
+        project,
+        netboot,
+        boot_state: match (token, used) {
+            (None, _) => BootState::New,
+            (Some(_), None) => BootState::Issued,
+            (Some(_), Some(_)) => BootState::Contacted,
+        },
+        created_at: created_at.into(),
+    })
+}
+
+/// A row that breaks its word is our trouble, never "there is none".
+fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> diesel::result::Error {
+    diesel::result::Error::DeserializationError(why.into())
+}
+
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> QueryResult<T> {
+    serde_json::from_str(text).map_err(broken)
+}
+
+fn texts<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> QueryResult<Vec<T>> {
+    json::<Vec<String>>(text)?.iter().map(|text| parse(text).map_err(broken)).collect()
+}
+
+/// The keys of a row that authentication read.
+pub fn ssh_keys(column: &str) -> QueryResult<Vec<SshKey>> {
+    texts(column, SshKey::parse)
+}
+
+fn text<T: serde::Serialize>(value: &T) -> QueryResult<String> {
+    serde_json::to_string(value).map_err(|e| diesel::result::Error::SerializationError(e.into()))
+}
+
+pub fn find(conn: &mut DbConnection, project: Id, system_id: &str) -> QueryResult<Option<Node>> {
+    rows!()
+        .filter(nodes::system_id.eq(system_id))
+        .filter(nodes::project_id.eq(project))
+        .first::<Row>(conn)
+        .optional()?
+        .map(node)
+        .transpose()
+}
+
+/// Whether any project has a node of this system id.
+pub fn exists(conn: &mut DbConnection, system_id: &str) -> QueryResult<bool> {
+    let count: i64 =
+        nodes::table.filter(nodes::system_id.eq(system_id)).count().get_result(conn)?;
+    Ok(count > 0)
+}
+
+/// Which nodes to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub labels: BTreeMap<String, String>,
+    pub state: Option<BootState>,
+}
+
+/// Nodes of a project by system id; `after` is the last one of the page before.
+pub fn list(
+    conn: &mut DbConnection,
+    project: Id,
+    filter: &Filter,
+    after: &str,
+    limit: i64,
+) -> QueryResult<Vec<Node>> {
+    let mut query = rows!()
+        .filter(nodes::project_id.eq(project))
+        .filter(nodes::system_id.gt(after))
+        .order(nodes::system_id)
+        .limit(limit)
+        .into_boxed();
+    for (name, value) in &filter.labels {
+        let labelled = node_labels::table
+            .filter(node_labels::name.eq(name).and(node_labels::value.eq(value)))
+            .select(node_labels::system_id);
+        query = query.filter(nodes::system_id.eq_any(labelled));
+    }
+    query = match filter.state {
+        None => query,
+        Some(BootState::New) => query.filter(node_keys::token_id.is_null()),
+        Some(BootState::Issued) => {
+            query.filter(node_keys::token_id.is_not_null()).filter(tokens::last_used_at.is_null())
+        }
+        Some(BootState::Contacted) => query.filter(tokens::last_used_at.is_not_null()),
+    };
+    query.load::<Row>(conn)?.into_iter().map(node).collect()
+}
+
+/// Those of these nodes that are in the project.
+pub fn list_known(
+    conn: &mut DbConnection,
+    project: Id,
+    system_ids: &[String],
+) -> QueryResult<Vec<String>> {
+    nodes::table
+        .filter(nodes::project_id.eq(project))
+        .filter(nodes::system_id.eq_any(system_ids))
+        .select(nodes::system_id)
+        .load(conn)
+}
+
+/// The same, and holds their rows until the transaction ends, so that two changes to one node
+/// take turns. On `SQLite` the writer has the whole database already.
+pub fn lock(tx: &mut Tx, project: Id, system_ids: &[String]) -> QueryResult<Vec<String>> {
+    match tx.conn {
+        DbConnection::Sqlite(_) => list_known(tx.conn, project, system_ids),
+        DbConnection::Postgres(conn) => nodes::table
+            .filter(nodes::project_id.eq(project))
+            .filter(nodes::system_id.eq_any(system_ids))
+            .order(nodes::system_id)
+            .select(nodes::system_id)
+            .for_no_key_update()
+            .load(conn),
+    }
+}
+
+/// A unique violation means that the system id, or the hostname in this project, is taken.
+pub fn insert(tx: &mut Tx, project: Id, system_id: &SystemId, new: &NewNode) -> QueryResult<()> {
+    diesel::insert_into(nodes::table)
+        .values((
+            nodes::system_id.eq(system_id.as_str()),
+            nodes::project_id.eq(project),
+            nodes::hostname.eq(new.hostname.as_str()),
+            nodes::hostname_folded.eq(new.hostname.folded()),
+            nodes::macs.eq(text(&new.macs)?),
+            nodes::ssh_keys.eq(text(&new.ssh_keys)?),
+            nodes::labels.eq(text(&new.labels)?),
+            nodes::netboot.eq(new.netboot),
+            nodes::reprovisions.eq(0),
+            nodes::created_at.eq(Micros::from(tx.now)),
+        ))
+        .execute(tx.conn)?;
+    insert_labels(tx, system_id.as_str(), &new.labels)
+}
+
+fn insert_labels(tx: &mut Tx, system_id: &str, labels: &Labels) -> QueryResult<()> {
+    for (name, value) in labels.iter() {
+        diesel::insert_into(node_labels::table)
+            .values((
+                node_labels::name.eq(name),
+                node_labels::value.eq(value),
+                node_labels::system_id.eq(system_id),
+            ))
+            .execute(tx.conn)?;
+    }
+    Ok(())
+}
+
+#[derive(AsChangeset, Default)]
+#[diesel(table_name = nodes)]
+struct Changes {
+    project_id: Option<Id>,
+    hostname: Option<String>,
+    hostname_folded: Option<String>,
+    macs: Option<String>,
+    ssh_keys: Option<String>,
+    labels: Option<String>,
+    netboot: Option<bool>,
+}
+
+/// Changes what `change` names; `to` is the project it names, already looked up.
+pub fn update(
+    tx: &mut Tx,
+    system_id: &SystemId,
+    change: &NodeChange,
+    to: Option<Id>,
+) -> QueryResult<()> {
+    if let Some(labels) = &change.labels {
+        diesel::delete(node_labels::table.filter(node_labels::system_id.eq(system_id.as_str())))
+            .execute(tx.conn)?;
+        insert_labels(tx, system_id.as_str(), labels)?;
+    }
+    let changes = Changes {
+        project_id: to,
+        hostname: change.hostname.as_ref().map(|h| h.as_str().to_owned()),
+        hostname_folded: change.hostname.as_ref().map(Hostname::folded),
+        macs: change.macs.as_ref().map(text).transpose()?,
+        ssh_keys: change.ssh_keys.as_ref().map(text).transpose()?,
+        labels: change.labels.as_ref().map(text).transpose()?,
+        netboot: change.netboot,
+    };
+    diesel::update(nodes::table.find(system_id.as_str()))
+        .set(&changes)
+        .execute(tx.conn)
+        .optional_empty_changeset()
+        .map(drop)
+}
+
+/// Removes a node with its labels and contents. Its tokens must have ended.
+pub fn delete(tx: &mut Tx, system_id: &str) -> QueryResult<usize> {
+    diesel::delete(nodes::table.find(system_id)).execute(tx.conn)
+}

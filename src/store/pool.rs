@@ -1,0 +1,183 @@
+//! Connections: which database a URL names, how one is opened, and when one is past use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
+use diesel::{Connection, ConnectionError, PgConnection, SqliteConnection};
+
+/// Either database behind one type; queries are written once.
+#[derive(diesel::MultiConnection)]
+pub enum DbConnection {
+    Postgres(PgConnection),
+    Sqlite(SqliteConnection),
+}
+
+/// Where the data is. It has no `Debug`, and its `Display` leaves the password out.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    Sqlite(PathBuf),
+    Postgres(String),
+}
+
+impl DatabaseUrl {
+    /// `sqlite:PATH`, `postgres://…` or `postgresql://…`.
+    ///
+    /// # Errors
+    /// A sentence that says which URLs there are.
+    pub fn parse(text: &str) -> Result<DatabaseUrl, String> {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Ok(DatabaseUrl::Postgres(text.to_owned()));
+        }
+        match text.strip_prefix("sqlite:") {
+            Some(path) if !path.is_empty() && !path.contains('\0') => {
+                Ok(DatabaseUrl::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))))
+            }
+            _ => Err("a database URL is sqlite:PATH or postgres://USER@HOST/NAME".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DatabaseUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            DatabaseUrl::Postgres(url) => {
+                // scheme://user:password@host/name?parameters: a password may hide in either place.
+                let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", ""));
+                let rest = rest.split(['?', '#']).next().unwrap_or_default();
+                match rest.rsplit_once('@') {
+                    None => write!(f, "{scheme}://{rest}"),
+                    Some((user, host)) => {
+                        let user = user.split(':').next().unwrap_or_default();
+                        write!(f, "{scheme}://{user}@{host}")
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A connection and the time of the pool's life in which it was opened.
+pub struct Pooled {
+    pub conn: DbConnection,
+    opened_in: u64,
+}
+
+/// Opens connections for r2d2. When the server has gone away, [`Manager::lost`] starts a new
+/// era, and connections of older eras are thrown away as they are met instead of failing one
+/// request each; no ping is needed to tell.
+#[derive(Clone)]
+pub struct Manager {
+    url: DatabaseUrl,
+    era: Arc<AtomicU64>,
+}
+
+impl Manager {
+    #[must_use]
+    pub fn new(url: DatabaseUrl) -> Manager {
+        Manager { url, era: Arc::default() }
+    }
+
+    /// The connection was lost, so every other one of its era is taken to be.
+    pub fn lost(&self, pooled: &Pooled) {
+        let _ = self.era.compare_exchange(
+            pooled.opened_in,
+            pooled.opened_in + 1,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+    }
+
+    /// # Errors
+    /// The backend's own reason why there is no connection.
+    pub fn open(&self) -> Result<DbConnection, ConnectionError> {
+        let setup = |e| ConnectionError::CouldntSetupConfiguration(e);
+        match &self.url {
+            DatabaseUrl::Sqlite(path) => {
+                let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
+                // FULL: an acknowledged write survives power loss. Writers queue in front of the
+                // database, so the busy timeout is only met when another process holds it.
+                conn.batch_execute(
+                    "PRAGMA busy_timeout = 2000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+                     PRAGMA foreign_keys = ON;",
+                )
+                .map_err(setup)?;
+                Ok(DbConnection::Sqlite(conn))
+            }
+            DatabaseUrl::Postgres(url) => {
+                let mut conn = PgConnection::establish(&with_timeouts(url))?;
+                conn.batch_execute(
+                    "SET statement_timeout = '8s'; SET lock_timeout = '4s'; SET synchronous_commit = on; \
+                     SET idle_in_transaction_session_timeout = '30s'; SET client_min_messages = warning",
+                )
+                .map_err(setup)?;
+                Ok(DbConnection::Postgres(conn))
+            }
+        }
+    }
+}
+
+/// libpq waits for ever by default; a URL that sets these itself is left alone.
+fn with_timeouts(url: &str) -> String {
+    let mut url = url.to_owned();
+    for (name, value) in
+        [("connect_timeout", "3"), ("tcp_user_timeout", "5000"), ("keepalives_idle", "10")]
+    {
+        if !url.contains(&format!("{name}=")) {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(&format!("{name}={value}"));
+        }
+    }
+    url
+}
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = Pooled;
+    type Error = ConnectionError;
+
+    fn connect(&self) -> Result<Pooled, ConnectionError> {
+        let opened_in = self.era.load(Ordering::SeqCst);
+        Ok(Pooled { conn: self.open()?, opened_in })
+    }
+
+    fn is_valid(&self, pooled: &mut Pooled) -> Result<(), ConnectionError> {
+        if self.has_broken(pooled) {
+            Err(ConnectionError::BadConnection("lost with the server it was opened to".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn has_broken(&self, pooled: &mut Pooled) -> bool {
+        // A transaction left open by a panic ends with its connection.
+        let in_transaction = match &mut pooled.conn {
+            DbConnection::Postgres(c) => AnsiTransactionManager::is_broken_transaction_manager(c),
+            DbConnection::Sqlite(c) => AnsiTransactionManager::is_broken_transaction_manager(c),
+        };
+        in_transaction || pooled.opened_in != self.era.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_url_has_no_password() {
+        for (url, shown) in [
+            ("postgres://u:p@h:5/n", "postgres://u@h:5/n"),
+            ("postgres://u:p@ss@h/n", "postgres://u@h/n"),
+            ("postgres://h/n?password=p", "postgres://h/n"),
+            ("postgresql://u@h/n", "postgresql://u@h/n"),
+            ("sqlite:/var/lib/x.db", "sqlite:/var/lib/x.db"),
+            ("sqlite:///var/lib/x.db", "sqlite:/var/lib/x.db"),
+        ] {
+            assert_eq!(DatabaseUrl::parse(url).unwrap().to_string(), shown);
+        }
+        for bad in ["", "sqlite:", "mysql://h", "/path", "postgres:h"] {
+            assert!(DatabaseUrl::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

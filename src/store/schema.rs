@@ -1,0 +1,111 @@
+//! The tables as diesel sees them. The migrations decide; a test compares the two backends.
+
+diesel::table! {
+    meta (name) {
+        name -> Text,
+        value -> Binary,
+    }
+}
+
+diesel::table! {
+    projects (id) {
+        id -> Binary,
+        name -> Text,
+    }
+}
+
+diesel::table! {
+    users (id) {
+        id -> Binary,
+        name -> Text,
+        enabled -> Bool,
+    }
+}
+
+diesel::table! {
+    nodes (system_id) {
+        system_id -> Text,
+        project_id -> Binary,
+        hostname -> Text,
+        hostname_folded -> Text,
+        macs -> Text,
+        ssh_keys -> Text,
+        labels -> Text,
+        netboot -> Bool,
+        reprovisions -> Integer,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    node_labels (system_id, name) {
+        name -> Text,
+        value -> Text,
+        system_id -> Text,
+    }
+}
+
+diesel::table! {
+    consumers (id) {
+        id -> Binary,
+        user_id -> Binary,
+        consumer_key -> Text,
+    }
+}
+
+diesel::table! {
+    tokens (id) {
+        id -> Binary,
+        token_key -> Text,
+        sealed_secret -> Binary,
+        made_for -> Nullable<Text>,
+        created_at -> BigInt,
+        last_used_at -> Nullable<BigInt>,
+        ended_at -> Nullable<BigInt>,
+        ended_by -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    node_keys (token_id) {
+        token_id -> Binary,
+        system_id -> Text,
+        state -> Text,
+        retires_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    blobs (sha256) {
+        sha256 -> Binary,
+        bytes -> Binary,
+    }
+}
+
+diesel::table! {
+    contents (system_id, kind, version) {
+        system_id -> Text,
+        kind -> Text,
+        version -> Integer,
+        sha256 -> Nullable<Binary>,
+        size -> BigInt,
+        created_at -> BigInt,
+    }
+}
+
+diesel::joinable!(nodes -> projects (project_id));
+diesel::joinable!(tokens -> consumers (id));
+diesel::joinable!(node_keys -> tokens (token_id));
+diesel::joinable!(node_keys -> nodes (system_id));
+diesel::joinable!(contents -> blobs (sha256));
+diesel::allow_tables_to_appear_in_same_query!(
+    projects,
+    users,
+    nodes,
+    node_labels,
+    consumers,
+    tokens,
+    node_keys,
+    blobs,
+    contents
+);

@@ -1,0 +1,305 @@
+//! Consumers, tokens and node keys: who a token key speaks for, and how that ends.
+
+use diesel::prelude::*;
+use jiff::Timestamp;
+
+use super::columns::{Id, Micros};
+use super::schema::{consumers, node_keys, nodes, tokens};
+use super::{DbConnection, Tx};
+use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
+use crate::domain::cull::Staleness;
+
+/// The user that owns every node's token, made by the migration.
+const NODE_INIT: Id = Id(uuid::uuid!("019a0000-0000-7000-8000-0000000000a1"));
+
+const LIVE: &str = "live";
+const RETIRING: &str = "retiring";
+
+/// What authentication needs to know of a token, ended ones too.
+pub struct Known {
+    pub id: Id,
+    pub consumer_key: ConsumerKey,
+    pub token_key: TokenKey,
+    pub sealed_secret: Vec<u8>,
+    pub last_used_at: Option<Timestamp>,
+    pub ended: bool,
+    /// The node it speaks for. A token that has not ended and has none belongs to no node.
+    pub node: Option<NodeRow>,
+}
+
+/// What a node's own requests need of its row.
+#[derive(Clone, Debug, Queryable)]
+pub struct NodeRow {
+    pub system_id: String,
+    pub hostname: String,
+    pub ssh_keys: String,
+    pub reprovisions: i32,
+}
+
+/// `get_node_for_key`, and what it takes to believe the key.
+pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Option<Known>> {
+    type Row = (Id, String, Vec<u8>, Option<Micros>, Option<Micros>, Option<NodeRow>);
+    let row: Option<Row> = tokens::table
+        .inner_join(consumers::table)
+        .left_join(node_keys::table.inner_join(nodes::table))
+        .filter(tokens::token_key.eq(key.as_str()))
+        .select((
+            tokens::id,
+            consumers::consumer_key,
+            tokens::sealed_secret,
+            tokens::last_used_at,
+            tokens::ended_at,
+            (nodes::system_id, nodes::hostname, nodes::ssh_keys, nodes::reprovisions).nullable(),
+        ))
+        .first(conn)
+        .optional()?;
+    Ok(row.map(|(id, consumer_key, sealed_secret, last_used_at, ended_at, node)| Known {
+        id,
+        consumer_key: ConsumerKey::trusted(consumer_key),
+        token_key: key.clone(),
+        sealed_secret,
+        last_used_at: last_used_at.map(Timestamp::from),
+        ended: ended_at.is_some(),
+        node,
+    }))
+}
+
+/// A live token and its sealed secret, as `get_token_for_node` finds it.
+pub struct Live {
+    pub system_id: String,
+    pub consumer_key: ConsumerKey,
+    pub token_key: TokenKey,
+    pub sealed_secret: Vec<u8>,
+}
+
+/// The live tokens of those of these nodes that are in the project, in any order.
+pub fn find_live(
+    conn: &mut DbConnection,
+    project: Id,
+    system_ids: &[String],
+) -> QueryResult<Vec<Live>> {
+    let rows: Vec<(String, String, String, Vec<u8>)> = node_keys::table
+        .inner_join(nodes::table)
+        .inner_join(tokens::table.inner_join(consumers::table))
+        .filter(nodes::project_id.eq(project))
+        .filter(node_keys::system_id.eq_any(system_ids))
+        .filter(node_keys::state.eq(LIVE))
+        .select((
+            node_keys::system_id,
+            consumers::consumer_key,
+            tokens::token_key,
+            tokens::sealed_secret,
+        ))
+        .load(conn)?;
+    Ok(rows
+        .into_iter()
+        .map(|(system_id, consumer_key, token_key, sealed_secret)| Live {
+            system_id,
+            consumer_key: ConsumerKey::trusted(consumer_key),
+            token_key: TokenKey::trusted(token_key),
+            sealed_secret,
+        })
+        .collect())
+}
+
+/// Makes a live token for a node that has none: a consumer, its token, and the node key.
+/// A unique violation means that the node got one in between.
+pub fn insert(tx: &mut Tx, id: Id, made: &Live) -> QueryResult<()> {
+    diesel::insert_into(consumers::table)
+        .values((
+            consumers::id.eq(id),
+            consumers::user_id.eq(NODE_INIT),
+            consumers::consumer_key.eq(made.consumer_key.as_str()),
+        ))
+        .execute(tx.conn)?;
+    diesel::insert_into(tokens::table)
+        .values((
+            tokens::id.eq(id),
+            tokens::token_key.eq(made.token_key.as_str()),
+            tokens::sealed_secret.eq(&made.sealed_secret),
+            tokens::made_for.eq(&made.system_id),
+            tokens::created_at.eq(Micros::from(tx.now)),
+        ))
+        .execute(tx.conn)?;
+    diesel::insert_into(node_keys::table)
+        .values((
+            node_keys::token_id.eq(id),
+            node_keys::system_id.eq(&made.system_id),
+            node_keys::state.eq(LIVE),
+        ))
+        .execute(tx.conn)
+        .map(drop)
+}
+
+/// Ends every token that speaks for the node. Returns how many there were.
+pub fn end_for_node(tx: &mut Tx, system_id: &str, by: EndedBy) -> QueryResult<usize> {
+    let ids: Vec<Id> = node_keys::table
+        .filter(node_keys::system_id.eq(system_id))
+        .select(node_keys::token_id)
+        .load(tx.conn)?;
+    end(tx, &ids, by)
+}
+
+/// Ends these tokens, those of them that have not ended yet.
+fn end(tx: &mut Tx, ids: &[Id], by: EndedBy) -> QueryResult<usize> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    diesel::delete(node_keys::table.filter(node_keys::token_id.eq_any(ids))).execute(tx.conn)?;
+    diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(tokens::ended_at.is_null()))
+        .set((tokens::ended_at.eq(Micros::from(tx.now)), tokens::ended_by.eq(by.as_str())))
+        .execute(tx.conn)
+}
+
+type SummaryRow =
+    (Id, Option<String>, String, Option<String>, Micros, Option<Micros>, Option<Micros>);
+
+fn summary(row: SummaryRow) -> (Id, TokenSummary) {
+    let (id, system_id, token_key, state, created_at, last_used_at, ended_at) = row;
+    let state = match (ended_at, state.as_deref()) {
+        (Some(_), _) => TokenState::Ended,
+        (None, Some(RETIRING)) => TokenState::Retiring,
+        (None, _) => TokenState::Live,
+    };
+    let summary = TokenSummary {
+        system_id,
+        token_key,
+        state,
+        created_at: created_at.into(),
+        last_used_at: last_used_at.map(Timestamp::from),
+    };
+    (id, summary)
+}
+
+macro_rules! summaries {
+    () => {
+        tokens::table.left_join(node_keys::table).select((
+            tokens::id,
+            tokens::made_for,
+            tokens::token_key,
+            node_keys::state.nullable(),
+            tokens::created_at,
+            tokens::last_used_at,
+            tokens::ended_at,
+        ))
+    };
+}
+
+/// A node's live token, without its secret.
+pub fn find_summary(conn: &mut DbConnection, system_id: &str) -> QueryResult<Option<TokenSummary>> {
+    let row: Option<SummaryRow> = summaries!()
+        .filter(node_keys::system_id.eq(system_id))
+        .filter(node_keys::state.eq(LIVE))
+        .first(conn)
+        .optional()?;
+    Ok(row.map(|row| summary(row).1))
+}
+
+/// Tokens in the order they were made, ended ones too; `after` is the last id of the page before,
+/// `key` the only one wanted.
+pub fn list(
+    conn: &mut DbConnection,
+    key: Option<&TokenKey>,
+    after: Option<Id>,
+    limit: i64,
+) -> QueryResult<Vec<(Id, TokenSummary)>> {
+    let after = after.unwrap_or(Id(uuid::Uuid::nil()));
+    let page = summaries!().filter(tokens::id.gt(after)).order(tokens::id).limit(limit);
+    let rows: Vec<SummaryRow> = match key {
+        None => page.load(conn)?,
+        Some(key) => page.filter(tokens::token_key.eq(key.as_str())).load(conn)?,
+    };
+    Ok(rows.into_iter().map(summary).collect())
+}
+
+/// How many tokens are live.
+pub fn count_live(conn: &mut DbConnection) -> QueryResult<i64> {
+    node_keys::table.filter(node_keys::state.eq(LIVE)).count().get_result(conn)
+}
+
+/// The instants before which a token is stale, `None` where a rule was not asked for.
+#[derive(Clone, Copy)]
+pub struct StaleBefore {
+    made: Option<Micros>,
+    used: Option<Micros>,
+}
+
+impl StaleBefore {
+    #[must_use]
+    pub fn new(rule: Staleness, now: Timestamp) -> StaleBefore {
+        let before = |age: std::time::Duration| {
+            // Longer ago than there is time: nothing is that old.
+            Micros::from(now.checked_sub(age).unwrap_or(Timestamp::MIN))
+        };
+        StaleBefore { made: rule.unused_for.map(before), used: rule.idle_for.map(before) }
+    }
+}
+
+macro_rules! is_stale {
+    ($before:expr) => {{
+        // An instant that nothing was made or used before stands for a rule not asked for.
+        let never = Micros::from(Timestamp::MIN);
+        let unused = tokens::last_used_at
+            .is_null()
+            .and(tokens::created_at.lt($before.made.unwrap_or(never)));
+        let idle = tokens::last_used_at.lt($before.used.unwrap_or(never)).assume_not_null();
+        tokens::ended_at.is_null().and(unused.or(tokens::last_used_at.is_not_null().and(idle)))
+    }};
+}
+
+/// A page of the stale tokens of nodes, in the order they were made.
+pub fn list_stale(
+    conn: &mut DbConnection,
+    before: StaleBefore,
+    after: Id,
+    limit: i64,
+) -> QueryResult<Vec<(Id, TokenSummary)>> {
+    let rows: Vec<SummaryRow> = summaries!()
+        .filter(node_keys::token_id.is_not_null())
+        .filter(tokens::id.gt(after))
+        .filter(is_stale!(before))
+        .order(tokens::id)
+        .limit(limit)
+        .load(conn)?;
+    Ok(rows.into_iter().map(summary).collect())
+}
+
+/// Ends those of these tokens that are still stale now, and says which they were.
+pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Vec<Id>> {
+    // The rule stands in the statement that ends them: a token used since it was listed stays.
+    diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(is_stale!(before)))
+        .set((
+            tokens::ended_at.eq(Micros::from(tx.now)),
+            tokens::ended_by.eq(EndedBy::Cull.as_str()),
+        ))
+        .execute(tx.conn)?;
+    let ended: Vec<Id> = node_keys::table
+        .inner_join(tokens::table)
+        .filter(node_keys::token_id.eq_any(ids))
+        .filter(tokens::ended_at.is_not_null())
+        .select(node_keys::token_id)
+        .load(tx.conn)?;
+    diesel::delete(node_keys::table.filter(node_keys::token_id.eq_any(&ended))).execute(tx.conn)?;
+    Ok(ended)
+}
+
+/// Moves a token's last use forward; an older instant changes nothing.
+pub fn update_last_used(tx: &mut Tx, id: Id, at: Timestamp) -> QueryResult<usize> {
+    let at = Micros::from(at);
+    let older = tokens::last_used_at.is_null().or(tokens::last_used_at.lt(at).assume_not_null());
+    diesel::update(tokens::table.filter(tokens::id.eq(id)).filter(older))
+        .set(tokens::last_used_at.eq(at))
+        .execute(tx.conn)
+}
+
+/// Deletes at most `limit` tokens that ended before `before`, with their consumers.
+pub fn delete_ended(tx: &mut Tx, before: Timestamp, limit: i64) -> QueryResult<usize> {
+    let ids: Vec<Id> = tokens::table
+        .filter(tokens::ended_at.lt(Micros::from(before)))
+        .order(tokens::ended_at)
+        .limit(limit)
+        .select(tokens::id)
+        .load(tx.conn)?;
+    // The token goes with its consumer.
+    diesel::delete(consumers::table.filter(consumers::id.eq_any(&ids))).execute(tx.conn)
+}

@@ -1,0 +1,156 @@
+"""The wire between the clients and the server: passes bytes on unchanged, remembers them, and lets a test act at one request."""
+
+import re
+import select
+import socket
+import socketserver
+import threading
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Exchange:
+    """One request and what came back; `status` stays None when nobody answered."""
+
+    method: str
+    target: str
+    headers: dict
+    status: int | None = None
+    reply_headers: dict = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+    complete: bool = False
+
+    @property
+    def token(self):
+        return self.oauth("oauth_token")
+
+    def oauth(self, name):
+        """The value of one OAuth parameter as it stands in the header, still percent-encoded."""
+        found = re.search(rf'\b{name}="([^"]*)"', self.headers.get("authorization", ""))
+        return found and found.group(1)
+
+    @property
+    def is_metadata(self):
+        return not re.search("/metadata/+status/", self.target)
+
+
+class Relay:
+    """Listens on 127.0.0.1 and forwards to `upstream`, an (address, port), or to nobody while it is None.
+
+    Each token's requests leave from a loopback address of its own, as each machine has one.
+    `before[token]` is called with a request read but not yet passed on; `halfway[token]` with
+    its first body bytes read from the server and not yet given to the client.
+    """
+
+    def __init__(self):
+        self.upstream = None
+        self.before = {}
+        self.halfway = {}
+        self.trouble = []
+        self._seen = []
+        self._sources = {}
+        self._lock = threading.Lock()
+        relay = self
+
+        class Connection(socketserver.BaseRequestHandler):
+            def handle(self):
+                try:
+                    relay._serve(self.request)
+                except OSError:
+                    pass  # one side went away: what was seen until then is on record
+
+        class Listener(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+        self._listener = Listener(("127.0.0.1", 0), Connection)
+        self.port = self._listener.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/MAAS/metadata/"
+        threading.Thread(target=self._listener.serve_forever, daemon=True).start()
+
+    def everything(self):
+        with self._lock:
+            return list(self._seen)
+
+    def of(self, token):
+        """The metadata requests made with this token, in order."""
+        return [x for x in self.everything() if x.token == token and x.is_metadata]
+
+    def _source(self, token):
+        with self._lock:
+            number = self._sources.setdefault(token, len(self._sources) + 1)
+        return (f"127.1.{number >> 8}.{number & 255}", 0)
+
+    def _act(self, actions, exchange):
+        """Does what a test asked for at this point; what goes wrong there is kept for the test to find."""
+        try:
+            if exchange.token in actions:
+                actions[exchange.token](exchange)
+        except Exception as error:
+            self.trouble.append(error)
+            raise ConnectionAbortedError from error
+
+    def _serve(self, client):
+        requests = client.makefile("rb")
+        server = answers = None
+        while True:
+            if server is not None:  # a server that closes an idle connection is seen to do so
+                ready, _, _ = select.select([client, server], [], [])
+                if client not in ready:
+                    break
+            head, start, headers = read_head(requests)
+            if not head:
+                break
+            method, target = start.split(" ")[:2]
+            exchange = Exchange(method, target, headers)
+            with self._lock:
+                self._seen.append(exchange)
+            body = requests.read(int(headers.get("content-length", 0)))
+            self._act(self.before, exchange)
+            if server is None:
+                if self.upstream is None:
+                    break
+                server = socket.create_connection(
+                    self.upstream, source_address=self._source(exchange.token)
+                )
+                answers = server.makefile("rb")
+            server.sendall(head + body)
+            if not self._answer(exchange, answers, client):
+                break
+        if server is not None:
+            server.close()
+
+    def _answer(self, exchange, answers, client):
+        """Passes one answer on; says whether the connection can carry another."""
+        head, start, headers = read_head(answers)
+        if not head:
+            return False
+        exchange.status = int(start.split(" ")[1])
+        exchange.reply_headers = headers
+        client.sendall(head)
+        bodiless = exchange.method == "HEAD" or exchange.status in (204, 304)
+        left = 0 if bodiless else int(headers.get("content-length", 1 << 62))
+        while left > 0:
+            piece = answers.read1(min(left, 65536))
+            if not piece:
+                return False
+            if not exchange.body:
+                self._act(self.halfway, exchange)
+            exchange.body += piece
+            left -= len(piece)
+            client.sendall(piece)
+        exchange.complete = True
+        return headers.get("connection", "").lower() != "close"
+
+
+def read_head(stream):
+    """The bytes of a head up to its empty line, its first line, and its headers by lower-case name."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        line = stream.readline(65536)
+        if not line:
+            return b"", "", {}
+        head += line
+    start, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return head, start, {name.strip().lower(): value.strip() for name, _, value in pairs}
