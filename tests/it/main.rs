@@ -1,1 +1,6 @@
+//! Everything that is tested from the outside, in one binary that links once.
 
+mod policy_cases;
+mod policy_rules;
+mod smoke;
+mod support;

@@ -19,11 +19,7 @@ fn every_recorded_case_is_answered_as_the_contract_says() {
     let mut wrong = Vec::new();
     for (case, answer) in cases.iter().zip(&answers) {
         let ours = &case["ours"];
-        let load = if answer.load == Load::Ok {
-            "ok"
-        } else {
-            "refused"
-        };
+        let load = if answer.load == Load::Ok { "ok" } else { "refused" };
         let allow = ours["allow"].as_bool().unwrap_or(false);
         let same = answer.id == case["id"] && ours["load"] == load && allow == answer.allow;
         if !same || answer.why.is_empty() {
@@ -45,11 +41,7 @@ fn a_rule_is_read_as_oslo_reads_it() {
         }
         let rules = Rules::load(&yaml, &none(), Names::Any).unwrap();
         let ours: BTreeMap<&str, String> = rules.iter().collect();
-        assert_eq!(
-            ours[case["rule"].as_str().unwrap()],
-            canonical.unwrap(),
-            "{yaml}"
-        );
+        assert_eq!(ours[case["rule"].as_str().unwrap()], canonical.unwrap(), "{yaml}");
         compared += 1;
     }
     assert!(compared > 170, "{compared}");

@@ -22,10 +22,7 @@ fn defaults() -> Rules {
         ("admin_required", "role:admin"),
         ("owner", "project_id:%(node.project_id)s"),
         ("default", "rule:admin_required"),
-        (
-            "node:read",
-            "rule:admin_required or (rule:owner and role:reader)",
-        ),
+        ("node:read", "rule:admin_required or (rule:owner and role:reader)"),
         ("user:create", "rule:admin_required and token_expired:False"),
     ])
     .expect("the rules are sound")
@@ -59,59 +56,19 @@ const SLIPS: &[(&str, usize, usize, &str)] = &[
     ("node:read: ' '\n", 1, 13, "blank"),
     ("node:read: \"\\t\"\n", 1, 12, "blank"),
     ("node:read: [[]]\n", 1, 13, "inner list is empty"),
-    (
-        "node:read: [['role:admin'], []]\n",
-        1,
-        29,
-        "inner list is empty",
-    ),
-    (
-        "node:read:\n- - role:admin\n- []\n",
-        3,
-        3,
-        "inner list is empty",
-    ),
+    ("node:read: [['role:admin'], []]\n", 1, 29, "inner list is empty"),
+    ("node:read:\n- - role:admin\n- []\n", 3, 3, "inner list is empty"),
     ("node:read: ['']\n", 1, 14, "not a check"),
     ("node:read: [null]\n", 1, 13, "not null"),
     ("node:read:\n-\n", 2, 2, "left out"),
     ("node:read: [[role:admin, 1]]\n", 1, 26, "check is text"),
     ("node:read: [[[role:admin]]]\n", 1, 14, "check is text"),
-    (
-        "node:read: [role:admin or role:x]\n",
-        1,
-        13,
-        "one check per string",
-    ),
-    (
-        "node:read: ['(role:admin)']\n",
-        1,
-        14,
-        "one check per string",
-    ),
-    (
-        "node:read: role:admin or http://a/b\n",
-        1,
-        26,
-        "remote checks are refused",
-    ),
-    (
-        "node:read: https:%(url)s\n",
-        1,
-        12,
-        "remote checks are refused",
-    ),
-    (
-        "node:read: HTTP://a/b\n",
-        1,
-        12,
-        "remote checks are refused",
-    ),
-    (
-        "node:read: '@'\n\"node:read\": '!'\n",
-        2,
-        2,
-        "defined twice",
-    ),
+    ("node:read: [role:admin or role:x]\n", 1, 13, "one check per string"),
+    ("node:read: ['(role:admin)']\n", 1, 14, "one check per string"),
+    ("node:read: role:admin or http://a/b\n", 1, 26, "remote checks are refused"),
+    ("node:read: https:%(url)s\n", 1, 12, "remote checks are refused"),
+    ("node:read: HTTP://a/b\n", 1, 12, "remote checks are refused"),
+    ("node:read: '@'\n\"node:read\": '!'\n", 2, 2, "defined twice"),
     ("node:reed: '@'\n", 1, 1, "unknown action"),
     ("admin_requird: role:root\n", 1, 1, "neither an action nor"),
     ("<<: {node:read: '@'}\n", 1, 1, "a merge"),
@@ -139,81 +96,26 @@ const SLIPS: &[(&str, usize, usize, &str)] = &[
     ("node:read: ROLE:admin\n", 1, 12, "in lower case"),
     ("node:read: role:админ\n", 1, 12, "bad role name"),
     ("node:read: not bogus\n", 1, 16, "not a check"),
-    (
-        "node:read: role:a role:b\n",
-        1,
-        19,
-        "expected 'and' or 'or'",
-    ),
+    ("node:read: role:a role:b\n", 1, 19, "expected 'and' or 'or'"),
     ("node:read: (role:a\n", 1, 12, "never closed"),
     ("node:read: role:a)\n", 1, 18, "without its '('"),
     ("node:read: role:a and\n", 1, 22, "found the end"),
-    (
-        "node:read: role:a\u{a0}or role:b\n",
-        1,
-        18,
-        "odd white space U+00A0",
-    ),
-    (
-        "node:read: role:a\u{200b}\n",
-        1,
-        18,
-        "invisible character U+200B",
-    ),
-    (
-        "node:read: \"\\u202erole:a\"\n",
-        1,
-        12,
-        "invisible character U+202E",
-    ),
-    (
-        "node:read: \"role:a\\0\"\n",
-        1,
-        12,
-        "control character U+0000",
-    ),
-    (
-        "node:read: role:x or not rule:gone\n",
-        1,
-        26,
-        "refers to undefined 'gone'",
-    ),
-    (
-        "node:read: [[role:x, rule:gone]]\n",
-        1,
-        22,
-        "refers to undefined 'gone'",
-    ),
-    (
-        "node:read: rule:node:read\n",
-        1,
-        12,
-        "cyclic: node:read -> node:read",
-    ),
-    (
-        "owner: rule:o\no: rule:owner\n",
-        1,
-        8,
-        "cyclic: owner -> o -> owner",
-    ),
-    (
-        "admin_required: rule:default\n",
-        1,
-        17,
-        "cyclic: admin_required -> default",
-    ),
+    ("node:read: role:a\u{a0}or role:b\n", 1, 18, "odd white space U+00A0"),
+    ("node:read: role:a\u{200b}\n", 1, 18, "invisible character U+200B"),
+    ("node:read: \"\\u202erole:a\"\n", 1, 12, "invisible character U+202E"),
+    ("node:read: \"role:a\\0\"\n", 1, 12, "control character U+0000"),
+    ("node:read: role:x or not rule:gone\n", 1, 26, "refers to undefined 'gone'"),
+    ("node:read: [[role:x, rule:gone]]\n", 1, 22, "refers to undefined 'gone'"),
+    ("node:read: rule:node:read\n", 1, 12, "cyclic: node:read -> node:read"),
+    ("owner: rule:o\no: rule:owner\n", 1, 8, "cyclic: owner -> o -> owner"),
+    ("admin_required: rule:default\n", 1, 17, "cyclic: admin_required -> default"),
     ("\u{feff}node:read: '@'\n", 1, 1, "byte-order mark"),
     ("", 1, 1, "no rules"),
     ("# nothing\n", 1, 1, "no rules"),
     ("---\n", 1, 1, "no rules"),
     ("- node:read\n", 1, 1, "a map of rules by name"),
     ("node:read\n", 1, 1, "a map of rules by name"),
-    (
-        "node:read: '@'\n---\nnode:read: '!'\n",
-        2,
-        1,
-        "a second document",
-    ),
+    ("node:read: '@'\n---\nnode:read: '!'\n", 2, 1, "a second document"),
     ("node:read: [role:admin\n", 1, 12, "not YAML"),
     ("node:read: role: admin\n", 1, 16, "not YAML"),
 ];
@@ -224,16 +126,10 @@ fn a_slip_in_the_file_refuses_it_and_is_named() {
     for (yaml, line, column, word) in SLIPS {
         let error = refused(yaml);
         let first = &error.problems[0];
-        if first.place
-            != Some(Place {
-                line: *line,
-                column: *column,
-            })
+        if first.place != Some(Place { line: *line, column: *column })
             || !first.message.contains(word)
         {
-            wrong.push(format!(
-                "{yaml:?}: {error}, expected {line}:{column} {word}"
-            ));
+            wrong.push(format!("{yaml:?}: {error}, expected {line}:{column} {word}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -251,14 +147,8 @@ fn a_file_overrides_by_name_and_may_bring_helpers_that_are_used() {
     let yaml = "node:read: rule:anyone\nanyone: role:reader or role:admin\n";
     let after = Rules::load(yaml, &before, KNOWN).unwrap();
     assert!(after.allows("node:read", &reader, &elsewhere));
-    assert!(
-        !before.allows("node:read", &reader, &elsewhere),
-        "the old rules are untouched"
-    );
-    assert!(
-        !after.allows("user:create", &reader, &node),
-        "what the file leaves out stays"
-    );
+    assert!(!before.allows("node:read", &reader, &elsewhere), "the old rules are untouched");
+    assert!(!after.allows("user:create", &reader, &node), "what the file leaves out stays");
 
     // An overridden helper reaches the defaults that refer to it.
     let tighter = Rules::load("owner: '!'\n", &before, KNOWN).unwrap();
@@ -271,10 +161,7 @@ fn allowing_everyone_must_be_said_outright() {
     for allow in ["\"\"", "''", "[]", "\"@\"", "[[\"@\"]]", "\n- - '@'"] {
         let yaml = format!("node:read: {allow}\n");
         let rules = Rules::load(&yaml, &defaults(), KNOWN).unwrap();
-        assert!(
-            rules.allows("node:read", &Creds::new(), &Target::new()),
-            "{yaml}"
-        );
+        assert!(rules.allows("node:read", &Creds::new(), &Target::new()), "{yaml}");
     }
 }
 
@@ -285,23 +172,14 @@ fn the_default_answers_for_a_missing_rule_but_not_for_a_missing_reference() {
     assert!(!none().allows("no:such:action", &admin, &Target::new()));
     let gap = "node:read: rule:gone\n";
     assert!(refused(gap).to_string().contains("undefined 'gone'"));
-    assert!(
-        Rules::load(gap, &defaults(), Names::Any).is_ok(),
-        "as in oslo"
-    );
+    assert!(Rules::load(gap, &defaults(), Names::Any).is_ok(), "as in oslo");
 }
 
 #[test]
 fn every_problem_is_reported_in_the_order_of_the_file_and_none_quotes_it_whole() {
     let long = "x".repeat(5000);
-    let error = refused(&format!(
-        "user:create: bogus\nnode:read:\nnode:reed: '{long}'\n"
-    ));
-    let lines: Vec<_> = error
-        .problems
-        .iter()
-        .map(|p| p.place.unwrap().line)
-        .collect();
+    let error = refused(&format!("user:create: bogus\nnode:read:\nnode:reed: '{long}'\n"));
+    let lines: Vec<_> = error.problems.iter().map(|p| p.place.unwrap().line).collect();
     assert_eq!(lines, [1, 2, 3, 3], "{error}");
     assert!(error.to_string().len() < 600, "{error}");
     assert_eq!(
@@ -384,12 +262,7 @@ node:read: false
     );
     let unknown = defaults().check("node:read", &Creds::new(), &target);
     assert_eq!(unknown.why().verdict, Verdict::Unknown);
-    assert!(
-        unknown
-            .why()
-            .summary()
-            .contains("role:admin: unknown (roles: absent)")
-    );
+    assert!(unknown.why().summary().contains("role:admin: unknown (roles: absent)"));
 }
 
 #[test]
@@ -397,10 +270,7 @@ fn cases_come_bare_or_wrapped_and_stand_alone() {
     let case =
         json!({"rules": {"t": "role:m", "x:y": "!"}, "rule": "t", "creds": {"roles": ["M"]}});
     let bare = eval_cases(&json!([case]).to_string()).unwrap();
-    assert_eq!(
-        bare,
-        eval_cases(&json!({"cases": [case], "about": 1}).to_string()).unwrap()
-    );
+    assert_eq!(bare, eval_cases(&json!({"cases": [case], "about": 1}).to_string()).unwrap());
     assert_eq!(
         serde_json::to_value(&bare).unwrap(),
         json!([{"id": 1, "load": "ok", "allow": true, "why": "role:m: true (roles: [\"M\"])"}])
@@ -411,10 +281,7 @@ fn cases_come_bare_or_wrapped_and_stand_alone() {
     let broken = json!({"id": 7, "rules": [], "rule": "t"});
     let answers = eval_cases(&json!([other, absent, broken]).to_string()).unwrap();
     let seen: Vec<_> = answers.iter().map(|a| (a.load, a.allow)).collect();
-    assert_eq!(
-        seen,
-        [(Load::Ok, true), (Load::Ok, false), (Load::Refused, false)]
-    );
+    assert_eq!(seen, [(Load::Ok, true), (Load::Ok, false), (Load::Refused, false)]);
     let twice = r#"[{"rules": {"t": "!", "t": "@"}, "rule": "t"}]"#;
     assert_eq!(eval_cases(twice).unwrap()[0].load, Load::Refused);
     for nothing in ["", "{}", "[1]", "[{}]", r#"[{"rules": {}, "rule": 1}]"#] {
@@ -427,17 +294,9 @@ fn numbers_compare_as_python_prints_them() {
     let numbers = json!({"n": [5, -1, 1.5, 2.0, 1e-7, 0.0001, 1234.75]});
     let prints = ["5", "-1", "1.5", "2.0", "1e-07", "0.0001", "1234.75"];
     for print in prints {
-        let rules = Rules::load(
-            &json!({"t": format!("n:{print}")}).to_string(),
-            &none(),
-            Names::Any,
-        );
-        assert!(
-            rules
-                .unwrap()
-                .allows("t", &map(numbers.clone()), &Target::new()),
-            "{print}"
-        );
+        let rules =
+            Rules::load(&json!({"t": format!("n:{print}")}).to_string(), &none(), Names::Any);
+        assert!(rules.unwrap().allows("t", &map(numbers.clone()), &Target::new()), "{print}");
     }
     // Rounded on the way in: neither equal nor unequal.
     for rounded in ["1e300", "18446744073709551616", "0.12345678901234567", "-0"] {
@@ -448,11 +307,7 @@ fn numbers_compare_as_python_prints_them() {
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
-    prop_oneof![
-        Just(Verdict::True),
-        Just(Verdict::False),
-        Just(Verdict::Unknown)
-    ]
+    prop_oneof![Just(Verdict::True), Just(Verdict::False), Just(Verdict::Unknown)]
 }
 
 fn rule_text() -> impl Strategy<Value = String> {
@@ -468,15 +323,13 @@ fn rule_text() -> impl Strategy<Value = String> {
         Just("None:%(k)s"),
         Just("'u':%(k)s"),
     ];
-    check
-        .prop_map(str::to_owned)
-        .prop_recursive(5, 40, 3, |inner| {
-            prop_oneof![
-                inner.clone().prop_map(|a| format!("not ({a})")),
-                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}) and ({b})")),
-                (inner.clone(), inner).prop_map(|(a, b)| format!("{a} or {b}")),
-            ]
-        })
+    check.prop_map(str::to_owned).prop_recursive(5, 40, 3, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|a| format!("not ({a})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}) and ({b})")),
+            (inner.clone(), inner).prop_map(|(a, b)| format!("{a} or {b}")),
+        ]
+    })
 }
 
 /// The verdict of a rule of its own beside a helper `b` that refers to nothing.
