@@ -73,6 +73,8 @@ settings! {
         "connections" "N" = "20000": "Connections at once on the node listener; more wait";
         "node-rate" "N" = "50": "Requests a second of one node; more is 429";
         "node-burst" "N" = "200": "Requests of one node that may come at once";
+        "refused-rate" "N" = "1000": "Refused requests a second of one source address; more is 429";
+        "refused-burst" "N" = "10000": "Refused requests of one source that may come at once";
         "page" "N" = "1000": "Rows on one page of a list";
     }
 }
@@ -283,6 +285,12 @@ impl Settings {
             node_burst: given
                 .parse("node-burst", |t| number(t, 1, 1_000_000))
                 .unwrap_or(defaults.node_burst),
+            refused_rate: given
+                .parse("refused-rate", |t| number(t, 1, 1_000_000))
+                .unwrap_or(defaults.refused_rate),
+            refused_burst: given
+                .parse("refused-burst", |t| number(t, 1, 1_000_000))
+                .unwrap_or(defaults.refused_burst),
             page: given.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
         };
         let settings = Settings {
@@ -317,7 +325,7 @@ impl Settings {
                 .unwrap_or_else(|| state_dir.join("secret.key")),
             keep_ended_tokens: given
                 .parse("keep-ended-tokens", parse_duration)
-                .unwrap_or(Duration::from_secs(30 * 86_400)),
+                .unwrap_or(Duration::from_hours(30 * 24)),
             limits,
             state_dir,
             database_url,
@@ -371,6 +379,8 @@ impl Settings {
                 "connections" => self.limits.connections.to_string(),
                 "node-rate" => self.limits.node_rate.to_string(),
                 "node-burst" => self.limits.node_burst.to_string(),
+                "refused-rate" => self.limits.refused_rate.to_string(),
+                "refused-burst" => self.limits.refused_burst.to_string(),
                 "page" => self.limits.page.to_string(),
                 _ => continue,
             };
@@ -412,7 +422,7 @@ fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
 
 fn number<T>(text: &str, least: T, most: T) -> Result<T, String>
 where
-    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
 {
     match text.parse::<T>() {
         Ok(number) if number >= least && number <= most => Ok(number),

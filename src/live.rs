@@ -195,7 +195,7 @@ struct Bucket {
     at: Instant,
 }
 
-/// A token bucket a node: so many requests a second, so many at once.
+/// A token bucket a name: so many requests a second, so many at once.
 pub struct Pace {
     rate: f64,
     burst: f64,
@@ -215,17 +215,17 @@ impl Pace {
         }
     }
 
-    /// Counts one request of `node`.
+    /// Counts one request of `name`, a node or a source address.
     ///
     /// # Errors
     /// How long until the next would be taken.
-    pub fn take(&self, node: &str, at: Instant) -> Result<(), Duration> {
-        let shard = node.bytes().fold(0_usize, |hash, b| hash.wrapping_mul(31) ^ usize::from(b));
-        let mut nodes = locked(&self.shards[shard % SHARDS]);
-        if nodes.len() >= MOST_PACED && !nodes.contains_key(node) {
-            nodes.retain(|_, bucket| self.filled(bucket, at) < self.burst);
+    pub fn take(&self, name: &str, at: Instant) -> Result<(), Duration> {
+        let shard = name.bytes().fold(0_usize, |hash, b| hash.wrapping_mul(31) ^ usize::from(b));
+        let mut buckets = locked(&self.shards[shard % SHARDS]);
+        if buckets.len() >= MOST_PACED && !buckets.contains_key(name) {
+            buckets.retain(|_, bucket| self.filled(bucket, at) < self.burst);
         }
-        let bucket = nodes.entry(node.to_owned()).or_insert(Bucket { left: self.burst, at });
+        let bucket = buckets.entry(name.to_owned()).or_insert(Bucket { left: self.burst, at });
         bucket.left = self.filled(bucket, at);
         bucket.at = at;
         if bucket.left >= 1.0 {

@@ -36,7 +36,7 @@ const DRAIN_SECONDS: u64 = 30;
 const STALLED: Duration = Duration::from_secs(30);
 /// What reads taught is on disk this soon.
 const FLUSH: Duration = Duration::from_secs(1);
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_mins(1);
 
 /// Why a server did not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +109,7 @@ impl Server {
             nonces,
             learnt: Learnt::default(),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
+            refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
             limits: settings.limits.clone(),
             absent_items: settings.absent_items,
             plaintext_replay: settings.plaintext_replay,

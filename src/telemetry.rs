@@ -3,20 +3,26 @@
 
 use std::io::IsTerminal;
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt, registry};
+
 /// Sends the log to stderr. Called once, by `serve`.
 pub fn init() {
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
-    // A second call, in a test, changes nothing.
-    let _ = if std::io::stderr().is_terminal() {
-        subscriber.compact().try_init()
+    // What the framework says of its own workers is no operator's concern.
+    let levels = Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("actix_server", LevelFilter::WARN)
+        .with_target("mio", LevelFilter::WARN);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = if std::io::stderr().is_terminal() {
+        lines.compact().boxed()
     } else {
-        subscriber
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
+    // A second call, in a test, changes nothing.
+    let _ = registry().with(lines.with_filter(levels)).try_init();
 }
 
 /// What the line of one request says.

@@ -131,8 +131,9 @@ fn next(
 fn holds(precondition: &Precondition, current: Option<i32>) -> Result<(), Failure> {
     let changed = Failure::PreconditionFailed("it was changed since: read it again, then write");
     match (precondition, current) {
-        (Precondition::None | Precondition::Absent, None) => Ok(()),
-        (Precondition::Exists, Some(_)) => Ok(()),
+        (Precondition::None | Precondition::Absent, None) | (Precondition::Exists, Some(_)) => {
+            Ok(())
+        }
         (Precondition::Versions(named), Some(current)) if named.contains(&current) => Ok(()),
         (Precondition::None, Some(_)) => Err(Failure::PreconditionRequired(
             "there is content already: name the version that is overwritten in If-Match",

@@ -24,7 +24,10 @@ pub struct App {
     pub sealer: Sealer,
     pub nonces: Nonces,
     pub learnt: Learnt,
+    /// How fast each node asks.
     pub pace: Pace,
+    /// How fast each source address is refused.
+    pub refused: Pace,
     pub limits: Limits,
     pub absent_items: AbsentItems,
     pub plaintext_replay: PlaintextReplay,

@@ -38,7 +38,7 @@ pub async fn get_many(
             match token {
                 Some(token) => issued.push(token),
                 None => {
-                    problems.push(Problem::line(batch * BATCH + at + 1, "there is no such node"))
+                    problems.push(Problem::line(batch * BATCH + at + 1, "there is no such node"));
                 }
             }
         }

@@ -170,19 +170,16 @@ fn warn(stored: &Value) {
 }
 
 fn diff(session: &Session, path: &str, versions: Option<(i32, i32)>) -> anyhow::Result<()> {
-    let (old, new) = match versions {
-        Some(versions) => versions,
-        None => {
-            let listed = session.list(&format!("{path}/versions"), None)?;
-            let numbers: Vec<i32> = listed
-                .iter()
-                .filter_map(|version| version["version"].as_i64()?.try_into().ok())
-                .collect();
-            match numbers.as_slice() {
-                [.., old, new] => (*old, *new),
-                _ => bail!("there are no two versions to compare"),
-            }
-        }
+    let (old, new) = if let Some(versions) = versions {
+        versions
+    } else {
+        let listed = session.list(&format!("{path}/versions"), None)?;
+        let number = |version: &Value| version["version"].as_i64()?.try_into().ok();
+        let numbers: Vec<i32> = listed.iter().filter_map(number).collect();
+        let [.., old, new] = numbers.as_slice() else {
+            bail!("there are no two versions to compare");
+        };
+        (*old, *new)
     };
     // A version that cleared the content has no bytes.
     let bytes = |version: i32| -> anyhow::Result<Vec<u8>> {

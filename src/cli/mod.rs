@@ -1,7 +1,7 @@
 //! Commands and flags. Each arm makes one call, of the client, the server or maintenance, and
 //! prints what came of it: results on stdout, all else on stderr.
 
-pub mod bench;
+mod bench;
 mod contents;
 mod nodes;
 mod output;
@@ -33,15 +33,27 @@ struct Cli {
 /// Flags of every command, before or after the verb.
 #[derive(Args, Clone)]
 struct Common {
-    /// Where the server keeps its state, and its admin socket [env: NODEINIT_STATE_DIR]
-    /// [default: $STATE_DIRECTORY, else ./nodeinit-state]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help = "Where the server keeps its state and its socket [env: NODEINIT_STATE_DIR] \
+                [default: $STATE_DIRECTORY, else ./nodeinit-state]"
+    )]
     state_dir: Option<String>,
-    /// A YAML file with settings nested by section [env: NODEINIT_CONFIG]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help = "A YAML file with settings nested by section [env: NODEINIT_CONFIG]"
+    )]
     config: Option<PathBuf>,
-    /// The server to talk to [env: NODEINIT_SERVER] [default: unix:<state-dir>/admin.sock]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help = "The server to talk to [env: NODEINIT_SERVER] [default: unix:<state-dir>/admin.sock]"
+    )]
     server: Option<String>,
     /// How results are printed
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
@@ -83,8 +95,13 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Policy {
-    /// Evaluate cases: {"cases": [{id, rules, default_rule, rule, creds, target}]} or a bare list
-    Eval { file: PathBuf },
+    /// Evaluate cases, each with rules of its own
+    Eval {
+        #[arg(
+            help = "{\"cases\": [{id, rules, default_rule, rule, creds, target}]} or a bare list"
+        )]
+        file: PathBuf,
+    },
 }
 
 /// Runs the command line of this process.
@@ -155,15 +172,12 @@ impl Common {
 
     fn session(&self) -> anyhow::Result<Session> {
         let named = self.server.clone().or_else(|| std::env::var("NODEINIT_SERVER").ok());
-        let server = match named {
-            Some(text) => {
-                ServerUrl::parse(&text).map_err(|why| anyhow::anyhow!("--server: {why}"))?
-            }
-            None => {
-                let given = self.given(BTreeMap::new())?;
-                let dir = config::state_dir(&given, std::env::var("STATE_DIRECTORY").ok());
-                ServerUrl::Unix(dir.join("admin.sock"))
-            }
+        let server = if let Some(text) = named {
+            ServerUrl::parse(&text).map_err(|why| anyhow::anyhow!("--server: {why}"))?
+        } else {
+            let given = self.given(BTreeMap::new())?;
+            let dir = config::state_dir(&given, std::env::var("STATE_DIRECTORY").ok());
+            ServerUrl::Unix(dir.join("admin.sock"))
         };
         Ok(Session::new(server))
     }

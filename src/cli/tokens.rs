@@ -145,8 +145,12 @@ fn get_many(
     let path = format!("/v1/{}/tokens", super::segment(&project.project));
     let mut rows = Vec::new();
     for batch in nodes.chunks(BATCH) {
-        let body: String =
-            batch.iter().map(|id| format!("{}\n", Value::from(id.as_str()))).collect();
+        let lines: Vec<String> =
+            batch.iter().map(|id| Value::from(id.as_str()).to_string()).collect();
+        let body = lines.join(
+            "
+",
+        );
         let headers = [("content-type", "application/x-ndjson")];
         let answer = session.call(Method::POST, &path, &headers, Some(body.as_bytes()))?;
         for line in answer.body.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {

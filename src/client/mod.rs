@@ -85,7 +85,7 @@ impl Session {
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(Duration::from_secs(600)))
+            .timeout_recv_response(Some(Duration::from_mins(10)))
             .build();
         let agent = match &server {
             ServerUrl::Unix(path) => unix::agent(config, path.clone()),

@@ -18,7 +18,7 @@ pub const SECRET_LENGTH: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenKey(String);
 
-/// The OAuth1 party a token is issued under: 18 of `[A-Za-z0-9]`, its secret always empty.
+/// The `OAuth1` party a token is issued under: 18 of `[A-Za-z0-9]`, its secret always empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConsumerKey(String);
 

@@ -21,6 +21,10 @@ pub struct Limits {
     pub node_rate: u32,
     /// How many of them may come at once.
     pub node_burst: u32,
+    /// Refused requests a second of one source address.
+    pub refused_rate: u32,
+    /// How many of them may come at once.
+    pub refused_burst: u32,
     /// Rows on one page of a list.
     pub page: usize,
 }
@@ -36,6 +40,8 @@ impl Default for Limits {
             connections: 20_000,
             node_rate: 50,
             node_burst: 200,
+            refused_rate: 1000,
+            refused_burst: 10_000,
             page: 1000,
         }
     }

@@ -45,6 +45,8 @@ impl Sealer {
         &self.check
     }
 
+    /// # Panics
+    /// Never: the cipher refuses only messages of 256 GiB and more.
     #[must_use]
     pub fn seal(&self, secret: &Secret, token: &TokenKey, mint: &Mint) -> Vec<u8> {
         let nonce: [u8; NONCE] = mint.bytes();
@@ -92,19 +94,19 @@ mod tests {
         let mint = Mint::seeded([1; 32]);
         let sealer = Sealer::new(&[9; 32]);
         let made = mint.credentials();
-        let sealed = sealer.seal(&made.secret, &made.token_key, &mint);
-        assert!(sealer.open(&sealed, &made.token_key).is_ok_and(|s| s == made.secret));
+        let envelope = sealer.seal(&made.secret, &made.token_key, &mint);
+        assert!(sealer.open(&envelope, &made.token_key).is_ok_and(|s| s == made.secret));
 
         let elsewhere = mint.credentials().token_key;
-        assert!(sealer.open(&sealed, &elsewhere).is_err(), "moved to another row");
-        assert!(Sealer::new(&[8; 32]).open(&sealed, &made.token_key).is_err(), "another key");
-        for at in 0..sealed.len() {
-            let mut changed = sealed.clone();
+        assert!(sealer.open(&envelope, &elsewhere).is_err(), "moved to another row");
+        assert!(Sealer::new(&[8; 32]).open(&envelope, &made.token_key).is_err(), "another key");
+        for at in 0..envelope.len() {
+            let mut changed = envelope.clone();
             changed[at] ^= 1;
             assert!(sealer.open(&changed, &made.token_key).is_err(), "byte {at} changed");
-            assert!(sealer.open(&sealed[..at], &made.token_key).is_err(), "cut at {at}");
+            assert!(sealer.open(&envelope[..at], &made.token_key).is_err(), "cut at {at}");
         }
-        let found = sealed.windows(8).any(|w| made.secret.expose().as_bytes().starts_with(w));
+        let found = envelope.windows(8).any(|w| made.secret.expose().as_bytes().starts_with(w));
         assert!(!found, "the plain secret is in the envelope");
     }
 }

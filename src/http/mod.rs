@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{Resource, Route};
+use actix_web::{Resource, Route, guard};
 
-use crate::actions::App;
+use crate::actions::{App, Problem};
 use error::HttpError;
 
 /// What every worker of every listener holds.
@@ -32,6 +32,10 @@ pub fn node_plane(config: &mut ServiceConfig) {
 
 /// The operator plane as the admin socket has it: whoever may open it is admin.
 pub fn operator_plane(config: &mut ServiceConfig) {
+    // A path or query that cannot be read at all is answered like every other mistake.
+    let unreadable = || HttpError::invalid(vec![Problem::new("the URL cannot be read")]);
+    config.app_data(web::PathConfig::default().error_handler(move |_, _| unreadable().into()));
+    config.app_data(web::QueryConfig::default().error_handler(move |_, _| unreadable().into()));
     for (path, methods) in operator_routes() {
         config.service(resource(path, methods));
     }
@@ -47,9 +51,9 @@ pub fn observer_plane(config: &mut ServiceConfig) {
 }
 
 fn observer_routes(config: &mut ServiceConfig) {
-    config.service(resource("/healthz", vec![("GET", web::get().to(observer::healthz))]));
-    config.service(resource("/readyz", vec![("GET", web::get().to(observer::readyz))]));
-    config.service(resource("/version", vec![("GET", web::get().to(observer::version))]));
+    config.service(resource("/healthz", vec![("GET", get().to(observer::healthz))]));
+    config.service(resource("/readyz", vec![("GET", get().to(observer::readyz))]));
+    config.service(resource("/version", vec![("GET", get().to(observer::version))]));
 }
 
 type Methods = Vec<(&'static str, Route)>;
@@ -58,7 +62,7 @@ type Methods = Vec<(&'static str, Route)>;
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Methods)> {
     use operator::{contents, nodes, tokens};
-    use web::{delete, get, patch, post, put};
+    use web::{delete, patch, post, put};
     vec![
         (
             "/v1/{project}/nodes",
@@ -111,9 +115,17 @@ pub fn operator_routes() -> Vec<(&'static str, Methods)> {
     ]
 }
 
+/// GET, and HEAD with it.
+fn get() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
 /// A path with its methods; any other is 405 and says which there are.
 fn resource(path: &'static str, methods: Methods) -> Resource {
     let mut allow: Vec<&str> = methods.iter().map(|(name, _)| *name).collect();
+    if allow.contains(&"GET") {
+        allow.push("HEAD");
+    }
     allow.sort_unstable();
     let allow = allow.join(", ");
     let resource = methods.into_iter().fold(web::resource(path), |r, (_, route)| r.route(route));

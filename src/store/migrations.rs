@@ -1,7 +1,7 @@
 //! The embedded migrations of both backends: forward-only in use, under the same names.
 
 use diesel::connection::SimpleConnection;
-use diesel::migration::{Migration, MigrationSource};
+use diesel::migration::MigrationSource;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -98,7 +98,7 @@ where
     let mut names: Vec<String> = MigrationSource::<DB>::migrations(source)
         .map_err(|e| MigrateError::Step(e.to_string()))?
         .iter()
-        .map(|m: &Box<dyn Migration<DB>>| m.name().to_string())
+        .map(|migration| migration.name().to_string())
         .collect();
     names.sort();
     Ok(names)

@@ -1,7 +1,8 @@
 //! What a node reads: its listings, its values, its user-data.
 
 use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
+use bytes::Bytes;
 
 use super::{Read, not_found, shown};
 use crate::actions::App;
@@ -10,6 +11,7 @@ use crate::domain::node::SystemId;
 use crate::store::tokens::NodeRow;
 use crate::store::{DbError, contents, nodes};
 
+use super::paced::Paced;
 use super::route::Target;
 
 const TEXT: &str = "text/plain";
@@ -77,8 +79,12 @@ fn absent(app: &App, content_type: &'static str) -> HttpResponse {
     }
 }
 
-fn ok(content_type: &'static str, body: impl Into<bytes::Bytes>) -> HttpResponse {
-    HttpResponse::build(StatusCode::OK)
-        .insert_header((actix_web::http::header::CONTENT_TYPE, content_type))
-        .body(body.into())
+/// Bodies up to this size go out in one write.
+const SMALL: usize = 64 << 10;
+
+fn ok(content_type: &'static str, body: impl Into<Bytes>) -> HttpResponse {
+    let body = body.into();
+    let mut response = HttpResponse::build(StatusCode::OK);
+    response.insert_header((header::CONTENT_TYPE, content_type));
+    if body.len() <= SMALL { response.body(body) } else { response.body(Paced::new(body)) }
 }

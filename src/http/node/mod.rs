@@ -1,6 +1,7 @@
 //! cloud-init's plane: one table of routes, one way in, and every refusal.
 
 pub mod metadata;
+mod paced;
 pub mod route;
 
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::store::DbError;
 use crate::telemetry::RequestLine;
 use route::Path;
 
-/// Clients have no timeout after their first request (facts: DataSourceMAAS reads with none), so
+/// Clients have no timeout after their first request (`read_maas_seed_url` reads with none), so
 /// the first byte has to come by itself, whatever happens behind it.
 const DEADLINE: Duration = Duration::from_secs(8);
 
@@ -98,7 +99,7 @@ async fn answer(
     };
     let node = match sign_in(request, payload, app).await {
         Ok(SignedNode { node }) => node,
-        Err(refusal) => return refuse(&refusal),
+        Err(refusal) => return refuse(app, request, &refusal),
     };
     let system_id = node.system_id.clone();
     let mut answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -149,7 +150,10 @@ async fn sign_in(
 }
 
 /// Every refusal. The caller learns the variant, the log the reason.
-fn refuse(refusal: &Refusal) -> Answer {
+fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
+    if let Some(retry_after) = too_many_refusals(app, request, refusal) {
+        return Answer { reason: refusal.reason(), ..too_many(retry_after).into() };
+    }
     let unauthorized = |code: &'static str| {
         let mut response = text(StatusCode::UNAUTHORIZED, code);
         let realm = header::HeaderValue::from_static("OAuth realm=\"nodeinit\"");
@@ -163,18 +167,32 @@ fn refuse(refusal: &Refusal) -> Answer {
         Refusal::Timestamp { .. } => unauthorized("timestamp_refused"),
         Refusal::Nonce { .. } => unauthorized("nonce_refused"),
         Refusal::NotANode => text(StatusCode::FORBIDDEN, "Not authenticated as a known node."),
-        Refusal::TooMany { retry_after } => {
-            let mut response = text(StatusCode::TOO_MANY_REQUESTS, "Too many requests");
-            let seconds = retry_after.as_secs() + 1;
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-            response
-        }
+        Refusal::TooMany { retry_after } => too_many(*retry_after),
         Refusal::Store(error) => return unavailable("store", Some(error.to_string())),
         Refusal::Seal => {
             return unavailable("seal_broken", Some("a stored secret does not open".into()));
         }
     };
     Answer { reason: refusal.reason(), ..response.into() }
+}
+
+/// Counts what was refused against its source address, never against the key it claimed: that may
+/// be somebody else's. A good signature is never counted, whoever shares its address.
+fn too_many_refusals(app: &App, request: &HttpRequest, refusal: &Refusal) -> Option<Duration> {
+    match refusal {
+        Refusal::Missing { .. } | Refusal::Malformed { .. } | Refusal::Refused { .. } => {
+            let source = request.peer_addr()?.ip().to_string();
+            app.refused.take(&source, Instant::now()).err()
+        }
+        _ => None,
+    }
+}
+
+fn too_many(retry_after: Duration) -> HttpResponse {
+    let mut response = text(StatusCode::TOO_MANY_REQUESTS, "Too many requests");
+    let seconds = retry_after.as_secs() + 1;
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
 }
 
 /// Our trouble: never a 404 or a 200 in its place.

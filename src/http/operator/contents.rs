@@ -105,7 +105,7 @@ async fn show(
 }
 
 #[derive(serde::Serialize)]
-struct Version {
+struct Row {
     version: i32,
     sha256: Option<String>,
     size: i64,
@@ -124,7 +124,7 @@ async fn list(
     let versions = shared.app.db.read(move |conn| store::list(conn, &system_id, kind)).await?;
     let items = versions
         .into_iter()
-        .map(|v| Version {
+        .map(|v| Row {
             version: v.version,
             sha256: v.sha256.as_deref().map(hex),
             size: v.size,

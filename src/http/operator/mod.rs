@@ -43,7 +43,8 @@ impl Paging {
                 "limit" => match value.parse() {
                     Ok(limit) if (1..=most).contains(&limit) => paging.limit = limit,
                     _ => {
-                        problems.push(Problem::field("limit", format!("a number from 1 to {most}")))
+                        let why = format!("a number from 1 to {most}");
+                        problems.push(Problem::field("limit", why));
                     }
                 },
                 "cursor" => match URL_SAFE_NO_PAD.decode(&value).map(String::from_utf8) {

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::{Paging, Query, refuse_if, unknown_parameter};
 use crate::actions::contents::Checked;
 use crate::actions::nodes::ImportLine;
-use crate::actions::{self, Failure, NO_SUCH_NODE, Problem};
+use crate::actions::{self, NO_SUCH_NODE, Problem};
 use crate::domain::limits::Limits;
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, NodeChange, SshKey, SystemId, check_label,
@@ -198,5 +198,5 @@ pub async fn require(
 ) -> Result<(), HttpError> {
     let id = system_id.to_owned();
     let known = shared.app.db.read(move |conn| store::list_known(conn, project, &[id])).await?;
-    if known.is_empty() { Err(Failure::from(NO_SUCH_NODE).into()) } else { Ok(()) }
+    if known.is_empty() { Err(NO_SUCH_NODE.into()) } else { Ok(()) }
 }

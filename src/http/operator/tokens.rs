@@ -160,15 +160,13 @@ pub async fn list(
             _ => problems.push(unknown_parameter("cursor, limit, token_key")),
         }
     }
-    let after = match paging.after.as_str() {
-        "" => None,
-        text => match Uuid::try_parse(text) {
-            Ok(id) => Some(Id(id)),
-            Err(_) => {
-                problems.push(Problem::field("cursor", "no cursor of this list"));
-                None
-            }
-        },
+    let after = match (paging.after.as_str(), Uuid::try_parse(&paging.after)) {
+        ("", _) => None,
+        (_, Ok(id)) => Some(Id(id)),
+        (_, Err(_)) => {
+            problems.push(Problem::field("cursor", "no cursor of this list"));
+            None
+        }
     };
     refuse_if(problems)?;
     let limit = paging.limit_and_one();

@@ -54,16 +54,16 @@ pub fn request(
     let given = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
     let mut out = format!("{method} {path} HTTP/1.1\r\n");
     if !given("host") {
-        out += &format!("Host: {host}\r\n");
+        out.extend(["Host: ", host, "\r\n"]);
     }
     if !given("content-length")
         && !given("transfer-encoding")
         && (!body.is_empty() || method != "GET")
     {
-        out += &format!("Content-Length: {}\r\n", body.len());
+        out.extend(["Content-Length: ", &body.len().to_string(), "\r\n"]);
     }
     for (name, value) in headers {
-        out += &format!("{name}: {value}\r\n");
+        out.extend([name, ": ", value, "\r\n"]);
     }
     out += "\r\n";
     [out.as_bytes(), body].concat()
