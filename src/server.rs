@@ -24,9 +24,9 @@ use crate::domain::identity::Caller;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
-use crate::maintenance::{self, MaintenanceError, key};
+use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::migrations;
-use crate::store::{DatabaseUrl, Db, DbError};
+use crate::store::{Db, DbError};
 
 /// Connections to the database, for reads; on `SQLite` one of them writes at a time.
 const DATABASE_CONNECTIONS: u32 = 8;
@@ -41,8 +41,6 @@ const SWEEP: Duration = Duration::from_mins(1);
 /// Why a server did not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{what} is in use by another nodeinit (process {pid}): stop it first")]
-    Locked { what: String, pid: String },
     #[error("cannot listen on {address}: {source}")]
     Bind { address: String, source: std::io::Error },
     #[error("{path}: {source}")]
@@ -70,7 +68,7 @@ pub struct Server {
     tasks: Vec<JoinHandle<()>>,
     nonces: PathBuf,
     /// Held until the process ends.
-    locks: Vec<File>,
+    locks: Vec<Option<File>>,
 }
 
 impl Server {
@@ -80,12 +78,10 @@ impl Server {
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
         maintenance::make_state_dir(&settings)?;
-        let mut locks = vec![lock(&settings.state_dir.join("lock"), "the state directory")?];
-        if let DatabaseUrl::Sqlite(path) = &settings.database_url {
-            let mut beside = path.clone().into_os_string();
-            beside.push(".lock");
-            locks.push(lock(Path::new(&beside), "the database file")?);
-        }
+        let locks = vec![
+            lock::state_dir(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
+            lock::database(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
+        ];
         let brand_new = maintenance::is_brand_new(&settings);
         for name in migrations::run(&settings.database_url).map_err(MaintenanceError::from)? {
             tracing::info!(migration = name, "migrated");
@@ -239,8 +235,9 @@ impl Server {
     /// Stops taking requests, answers those it has, and leaves what the next start needs.
     pub async fn stop(self) {
         self.draining.store(true, Ordering::SeqCst);
-        for stopping in self.handles.iter().map(|handle| handle.stop(true)).collect::<Vec<_>>() {
-            stopping.await;
+        // The node listener first: until it has drained, `/readyz` can still be asked.
+        for handle in &self.handles {
+            handle.stop(true).await;
         }
         for task in &self.tasks {
             task.abort();
@@ -264,30 +261,6 @@ fn on_connect(stream: &dyn Any, extensions: &mut Extensions) {
     if let Some(peer) = stream.downcast_ref::<UnixStream>().and_then(|s| s.peer_cred().ok()) {
         extensions.insert(SocketPeer(Caller::Socket { uid: peer.uid(), pid: peer.pid() }));
     }
-}
-
-/// Takes a lock that goes with the process, however it ends.
-fn lock(path: &Path, what: &str) -> Result<File, StartError> {
-    use std::io::{Read as _, Seek as _, Write as _};
-    let failed = |source| StartError::File { path: path.display().to_string(), source };
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(failed)?;
-    if file.try_lock().is_err() {
-        let mut pid = String::new();
-        let _ = file.read_to_string(&mut pid);
-        return Err(StartError::Locked {
-            what: format!("{what} ({})", path.display()),
-            pid: pid.trim().to_owned(),
-        });
-    }
-    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
-    writeln!(file, "{}", std::process::id()).map_err(failed)?;
-    Ok(file)
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -33,7 +33,7 @@ pub struct RequestLine<'a> {
     pub route: &'a str,
     pub status: u16,
     pub bytes: u64,
-    pub micros: u128,
+    pub micros: u64,
     pub request_id: &'a str,
     pub peer: &'a str,
     /// The node that signed, or the operator who called.

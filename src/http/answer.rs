@@ -1,6 +1,6 @@
 //! What every answer carries, and the one log line of every request.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -20,6 +20,12 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[must_use]
 pub fn request_id(app: &App) -> String {
     format!("{:016x}", u64::from_be_bytes(app.mint.bytes()))
+}
+
+/// Whole microseconds, for a log line.
+#[must_use]
+pub fn micros(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Puts on an answer what every answer carries.
@@ -65,7 +71,7 @@ pub async fn around(
             actix_web::body::BodySize::Sized(bytes) => bytes,
             _ => 0,
         },
-        micros: started.elapsed().as_micros(),
+        micros: micros(started.elapsed()),
         request_id: &id,
         peer: &peer,
         who: who.as_deref().unwrap_or_default(),

@@ -1,6 +1,9 @@
 //! What needs the files rather than a running server: the secret key and the migrations.
 
 pub mod key;
+pub mod lock;
+
+use std::time::Duration;
 
 use crate::config::Settings;
 use crate::store::migrations::{self, MigrateError};
@@ -13,6 +16,8 @@ pub enum MaintenanceError {
     Migrate(#[from] MigrateError),
     #[error(transparent)]
     Key(#[from] key::KeyError),
+    #[error(transparent)]
+    Lock(#[from] lock::LockError),
     #[error(transparent)]
     Store(#[from] DbError),
     #[error("{path}: {source}")]
@@ -48,6 +53,8 @@ pub fn is_brand_new(settings: &Settings) -> bool {
 /// When a step fails, or a key is there already.
 pub fn migrate(settings: &Settings, new_key: bool) -> Result<Vec<String>, MaintenanceError> {
     make_state_dir(settings)?;
+    // Several at once take turns; a server that runs is not migrated under its feet.
+    let _lock = lock::database(settings, Duration::from_secs(10))?;
     if new_key {
         key::make(&settings.secret_key_file)?;
     }

@@ -40,7 +40,7 @@ pub struct Claim<'h> {
 }
 
 /// Why a header states no credentials that could be verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Malformed {
     Empty,
     OtherScheme,
@@ -189,8 +189,9 @@ impl<'h> Found<'h> {
     fn into_claim(mut self) -> Result<Claim<'h>, Malformed> {
         // Sorted, twins stand side by side: a header full of names costs no quadratic search.
         self.others.sort_unstable();
-        let twins = |pair: &[(Cow<str>, _)]| pair[0].0 == pair[1].0;
-        if self.others.windows(2).any(|pair| twins(pair) && pair[0].0.starts_with("oauth_")) {
+        let twins =
+            |pair: &[(Cow<str>, _)]| pair[0].0 == pair[1].0 && pair[0].0.starts_with("oauth_");
+        if self.others.windows(2).any(twins) {
             return Err(Malformed::Duplicate);
         }
         let consumer_key = self.consumer_key.ok_or(Malformed::NoConsumerKey)?;
@@ -198,16 +199,17 @@ impl<'h> Found<'h> {
         let method = self.method.ok_or(Malformed::NoSignatureMethod)?;
         let signature = self.signature.ok_or(Malformed::NoSignature)?;
         let method = Method::named(&method).ok_or(Malformed::UnknownMethod)?;
-        if self.version.as_ref().is_some_and(|version| version != "1.0") {
+        if self.version.as_deref().unwrap_or("1.0") != "1.0" {
             return Err(Malformed::UnknownVersion);
         }
         let timestamp = self.timestamp.as_deref().map(seconds).transpose()?;
-        if self.nonce.as_ref().is_some_and(|nonce| nonce.chars().count() > LONGEST) {
+        let nonce = self.nonce.as_deref();
+        if nonce.is_some_and(|nonce| nonce.chars().count() > LONGEST) {
             return Err(Malformed::NonceTooLong);
         }
         if method != Method::Plaintext {
             timestamp.ok_or(Malformed::NoTimestamp)?;
-            if self.nonce.as_ref().ok_or(Malformed::NoNonce)?.is_empty() {
+            if nonce.ok_or(Malformed::NoNonce)?.is_empty() {
                 return Err(Malformed::NonceEmpty);
             }
         }
@@ -227,9 +229,10 @@ impl<'h> Found<'h> {
 
 /// What stands behind the scheme, which must be `OAuth`.
 fn parameters(header: &[u8]) -> Result<&str, Malformed> {
-    let start = header.iter().position(|byte| !matches!(byte, b' ' | b'\t'));
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = header.iter().position(|byte| !is_space(byte));
     let header = &header[start.ok_or(Malformed::Empty)?..];
-    let end = header.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(header.len());
+    let end = header.iter().position(is_space).unwrap_or(header.len());
     let (scheme, rest) = header.split_at(end);
     if !scheme.eq_ignore_ascii_case(b"OAuth") {
         return Err(Malformed::OtherScheme);
@@ -264,15 +267,18 @@ struct Piece<'h> {
 }
 
 impl<'h> Piece<'h> {
-    fn bare(raw: &'h str, kinds: u8) -> Result<Self, Malformed> {
+    fn bare(mut raw: &'h str, kinds: u8) -> Result<Self, Malformed> {
         if kinds & QUOTE != 0 {
             return Err(Malformed::StrayQuote);
         }
-        let raw = if kinds & SPACE == 0 { raw } else { raw.trim_end_matches([' ', '\t']) };
-        if kinds & SPACE != 0 && raw.contains([' ', '\t']) {
-            return Err(Malformed::StraySpace);
+        if kinds & SPACE != 0 {
+            raw = raw.trim_end_matches([' ', '\t']);
+            if raw.contains([' ', '\t']) {
+                return Err(Malformed::StraySpace);
+            }
         }
-        Ok(Self { raw, kinds: kinds & ODD })
+        let kinds = kinds & ODD;
+        Ok(Self { raw, kinds })
     }
 
     /// Splits a quoted string whose first quote is gone from what follows its last.
@@ -290,11 +296,11 @@ impl<'h> Piece<'h> {
             end += 1 + characters.next().ok_or(Malformed::StrayQuote)?.len_utf8();
         }
         let behind = skip(&text[end + 1..], SPACE);
-        if behind.is_empty() || behind.starts_with(',') {
-            Ok((Self { raw: &text[..end], kinds }, behind))
-        } else {
-            Err(Malformed::StrayQuote)
+        if !(behind.is_empty() || behind.starts_with(',')) {
+            return Err(Malformed::StrayQuote);
         }
+        let raw = &text[..end];
+        Ok((Self { raw, kinds }, behind))
     }
 
     /// Decodes once.
@@ -304,8 +310,10 @@ impl<'h> Piece<'h> {
     }
 
     fn decoded_at_length(self) -> Result<Cow<'h, str>, Malformed> {
-        let is_escaped = self.kinds & BACKSLASH != 0;
-        let raw = if is_escaped { unescaped(self.raw).into() } else { Cow::from(self.raw) };
+        let mut raw = Cow::from(self.raw);
+        if self.kinds & BACKSLASH != 0 {
+            raw = unescaped(self.raw).into();
+        }
         let decoded = percent::decode(raw.as_bytes()).ok_or(Malformed::PercentEscape)?;
         let text = String::from_utf8(decoded.into_owned()).map_err(|_| Malformed::NotUtf8)?;
         if text.contains(char::is_control) {
@@ -380,8 +388,11 @@ fn seconds(timestamp: &str) -> Result<u64, Malformed> {
     if timestamp.len() > LONGEST {
         return Err(Malformed::TimestampTooLong);
     }
-    let digits = timestamp.bytes().map(|byte| u64::from(byte - b'0'));
-    Ok(digits.fold(0, |number: u64, digit| number.saturating_mul(10).saturating_add(digit)))
+    let append = |number: u64, digit: u8| {
+        let digit = u64::from(digit - b'0');
+        number.saturating_mul(10).saturating_add(digit)
+    };
+    Ok(timestamp.bytes().fold(0, append))
 }
 
 #[cfg(test)]

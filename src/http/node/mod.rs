@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::answer::{peer, request_id, stamp};
+use super::answer::{micros, peer, request_id, stamp};
 use super::error::RETRY_AFTER_SECONDS;
 use super::{Shared, body};
 use crate::actions::App;
@@ -69,7 +69,7 @@ pub async fn serve(
         route: path.template(),
         status: answer.response.status().as_u16(),
         bytes,
-        micros: started.elapsed().as_micros(),
+        micros: micros(started.elapsed()),
         request_id: &id,
         peer: &peer(&request),
         who: answer.node.as_deref().unwrap_or_default(),

@@ -41,11 +41,8 @@ impl Paging {
         for (name, value) in query.into_inner() {
             match name.as_str() {
                 "limit" => match value.parse() {
-                    Ok(limit) if (1..=most).contains(&limit) => paging.limit = limit,
-                    _ => {
-                        let why = format!("a number from 1 to {most}");
-                        problems.push(Problem::field("limit", why));
-                    }
+                    Ok(0) | Err(_) => problems.push(Problem::field("limit", "a number from 1")),
+                    Ok(limit) => paging.limit = usize::min(limit, most),
                 },
                 "cursor" => match URL_SAFE_NO_PAD.decode(&value).map(String::from_utf8) {
                     Ok(Ok(after)) => paging.after = after,

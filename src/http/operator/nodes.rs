@@ -79,12 +79,12 @@ pub async fn create(
             // One node's contents in base64 have to fit.
             let most = limits.json_bytes + limits.content_bytes / 3 * 8;
             let bytes = body::read(&request, payload, most).await?;
-            let project = app.project(project.into_inner()).await?;
             let limits = limits.clone();
             let lines = web::block(move || import_lines(&bytes, &limits))
                 .await
                 .map_err(|_| crate::store::DbError::Ended)?
                 .map_err(HttpError::invalid)?;
+            let project = app.project(project.into_inner()).await?;
             Ok(HttpResponse::Ok().json(actions::nodes::import(app, project, lines).await?))
         }
         _ => Err(HttpError::media_type("application/json, or application/x-ndjson for many nodes")),

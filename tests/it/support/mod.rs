@@ -1,5 +1,6 @@
 //! The cast of the tests: a real server on port 0 with its own database, and those who call it.
 
+pub mod plane;
 pub mod wire;
 
 use std::collections::BTreeMap;
