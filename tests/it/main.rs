@@ -3,7 +3,9 @@
 mod isolation;
 mod metadata;
 mod oauth;
+mod oauth_vectors;
 mod policy_cases;
 mod policy_rules;
+mod readme;
 mod smoke;
 mod support;
