@@ -77,6 +77,8 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
+        // Whatever this process makes is its owner's alone: the database, the socket, the nonces.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         maintenance::make_state_dir(&settings)?;
         let locks = vec![
             lock::state_dir(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
@@ -87,7 +89,7 @@ impl Server {
             tracing::info!(migration = name, "migrated");
         }
         let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
-        let sealer = maintenance::fitting_key(&settings, &db, brand_new).await?;
+        let sealer = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
 
@@ -281,17 +283,15 @@ fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Star
         .map_err(|source| StartError::Bind { address: address.to_string(), source })
 }
 
-/// Binds the admin socket for its owner alone. A stale one is replaced: the state lock is held.
+/// Binds the admin socket, under the umask of the start. A stale one is replaced: the state lock is
+/// held.
 fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
     let failed = |source| StartError::Bind { address: path.display().to_string(), source };
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
         _ => {}
     }
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let listener = bound.map_err(failed)?;
+    let listener = UnixListener::bind(path).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
 }

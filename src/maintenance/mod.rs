@@ -68,10 +68,12 @@ pub fn migrate(settings: &Settings, new_key: bool) -> Result<Vec<String>, Mainte
 pub async fn fitting_key(
     settings: &Settings,
     db: &Db,
-    brand_new: bool,
 ) -> Result<crate::domain::seal::Sealer, MaintenanceError> {
     let path = &settings.secret_key_file;
-    if brand_new && !path.exists() {
+    // A database that no key was noted in has no secret to lose. Replicas share a key, so theirs
+    // is made by hand, once.
+    let embedded = matches!(settings.database_url, DatabaseUrl::Sqlite(_));
+    if embedded && !path.exists() && db.read(meta::find_key_check).await?.is_none() {
         key::make(path)?;
     }
     let sealer = crate::domain::seal::Sealer::new(&*key::load(path)?);

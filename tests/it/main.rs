@@ -1,5 +1,8 @@
 //! Everything that is tested from the outside, in one binary that links once.
 
+mod architecture;
+mod content;
+mod coverage;
 mod isolation;
 mod metadata;
 mod oauth;
@@ -9,3 +12,4 @@ mod policy_rules;
 mod readme;
 mod smoke;
 mod support;
+mod tokens;

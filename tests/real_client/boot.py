@@ -1,4 +1,4 @@
-"""Runs inside a machine: ds-identify, then the four stages of cloud-init, as its systemd units would run them."""
+"""Runs inside a machine: ds-identify, then the four stages of cloud-init, as its units would run them."""
 
 import glob
 import json
@@ -25,7 +25,9 @@ def run(*command):
     with open("/media/stages.log", "ab") as log:
         log.write(f"--- {' '.join(command)}\n".encode())
         log.flush()
-        return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+        return subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        ).returncode
 
 
 def read(path):
@@ -37,7 +39,10 @@ def read(path):
 
 
 socket.sethostname((read("/etc/hostname") or "localhost").strip())  # what init does before cloud-init
-result = {"identified": run("/usr/lib/cloud-init/ds-identify", "--force"), "selected": read("/run/cloud-init/cloud.cfg")}
+result = {
+    "identified": run("/usr/lib/cloud-init/ds-identify", "--force"),
+    "selected": read("/run/cloud-init/cloud.cfg"),
+}
 result["stages"] = [
     run("cloud-init", *stage.split())
     for stage in ("init --local", "init", "modules --mode=config", "modules --mode=final")

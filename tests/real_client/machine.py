@@ -1,14 +1,13 @@
-"""A machine without hardware: an overlay on a cached Debian root, in mount, pid, uts and ipc namespaces of its own."""
+"""A machine without hardware: an overlay on a Debian root, in mount, pid, uts and ipc namespaces of its own."""
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-# The disk outlives the machine, all else goes with it: /run above all, where clients keep the clock skew they saw.
+# Only the disk outlives a run: /run must not, since clients keep the clock skew they saw there.
 POWER_ON = """
 mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=$DISK/upper,workdir=$DISK/work" "$DISK/root"
 cd "$DISK/root"
@@ -51,11 +50,19 @@ class Machine:
             with open(os.path.join(folder, "sitecustomize.py"), "w", encoding="utf-8") as file:
                 file.write(WRONG_CLOCK.format(offset=clock))
         environment = dict(
-            PATH=os.environ["PATH"], ROOT=self.root, DISK=self.disk, CODE=HERE, JOB=folder, ZONE=zone,
-            PROGRAM=program, CLOCK="/media" if clock else "",
+            PATH=os.environ["PATH"],
+            ROOT=self.root,
+            DISK=self.disk,
+            CODE=HERE,
+            JOB=folder,
+            ZONE=zone,
+            PROGRAM=program,
+            CLOCK="/media" if clock else "",
         )
         command = ["unshare", "-m", "-u", "-i", "-p", "--fork", "--kill-child", "sh", "-euc", POWER_ON]
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=400)
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=400
+        )
         said = (done.stdout + done.stderr).decode(errors="replace").strip()
         assert done.returncode == 0, f"{program} exited {done.returncode}: {said[-600:]}"
         return Results(folder)
@@ -75,9 +82,6 @@ class Machine:
                 return file.read()
         except FileNotFoundError:
             return None
-
-    def scrap(self):
-        shutil.rmtree(self.home)
 
 
 class Results:

@@ -4,9 +4,12 @@ import base64
 import gzip
 import random
 
-MARK = "/var/marks"
-SCRIPT = f"#!/bin/sh\nmkdir -p {MARK}\ncat /var/lib/cloud/data/instance-id >> {MARK}/ran\n".encode()
-CONFIG = f"#cloud-config\nruncmd:\n- [sh, -c, 'mkdir -p {MARK}; cat /var/lib/cloud/data/instance-id >> {MARK}/ran']\n".encode()
+MARKS = "/var/marks"
+SCRIPT = f"#!/bin/sh\nmkdir -p {MARKS}\ncat /var/lib/cloud/data/instance-id >> {MARKS}/ran\n".encode()
+CONFIG = (
+    f"#cloud-config\nruncmd:\n- [mkdir, -p, {MARKS}]\n"
+    f"- [sh, -c, 'cat /var/lib/cloud/data/instance-id >> {MARKS}/ran']\n"
+).encode()
 
 
 def noise(size):
@@ -44,9 +47,8 @@ RUN = {
     "a_gzipped_multipart": squeeze(multipart("\n")),
     "a_cloud_config": CONFIG,
     "a_cloud_config_with_crlf": CONFIG.replace(b"\n", b"\r\n"),
-    "a_jinja_template": b"## template: jinja\n" + SCRIPT.replace(
-        b"cat /var/lib/cloud/data/instance-id", b"echo {{ v1.instance_id }}"
-    ),
+    "a_jinja_template": b"## template: jinja\n"
+    + SCRIPT.replace(b"cat /var/lib/cloud/data/instance-id", b"echo {{ v1.instance_id }}"),
     "an_archive": b"#cloud-config-archive\n- type: text/x-shellscript\n  content: |\n" + indented(SCRIPT),
     "a_boothook": b"#cloud-boothook\n" + SCRIPT,
 }
@@ -88,21 +90,26 @@ HOSTNAMES = {
     "mixed_case": "Rack9.Example.COM",
 }
 
-PART = f"#!/bin/sh\nmkdir -p {MARK}\necho part >> {MARK}/vendor\n"
+NO_HOSTNAMES = {
+    "an_ipv4_address": "192.0.2.7",
+    "two_lines": "rack7.example.com\nrack8.example.com",
+    "254_bytes": ".".join(("a" * 63, "b" * 63, "c" * 63, "d" * 62)),
+    "nothing": "",
+}
+
+PART = f"#!/bin/sh\nmkdir -p {MARKS}\necho part >> {MARKS}/vendor\n"
 PART_CONFIG = (
     "#cloud-config\nwrite_files:\n"
-    f"- {{path: {MARK}/conflict, content: vendor}}\n"
-    f"runcmd:\n- [sh, -c, 'echo config >> {MARK}/vendor-config']\n"
+    f"- {{path: {MARKS}/conflict, content: vendor}}\n"
+    f"runcmd:\n- [sh, -c, 'echo config >> {MARKS}/vendor-config']\n"
 )
 # (what is stored, what the client makes of it)
 VENDOR = {
     "a_bare_cloud_config": (PART_CONFIG.encode(), PART_CONFIG),
-    "a_map_with_text": (
-        b"cloud-init: |\n" + indented(PART_CONFIG.encode()), PART_CONFIG
-    ),
+    "a_map_with_text": (b"cloud-init: |\n" + indented(PART_CONFIG.encode()), PART_CONFIG),
     "a_map_with_a_list": (
         b"cloud-init:\n- |\n" + indented(PART.encode()) + b"- |\n" + indented(PART_CONFIG.encode()),
         [PART, PART_CONFIG],
     ),
 }
-OVERRIDING = f"#cloud-config\nwrite_files:\n- {{path: {MARK}/conflict, content: user}}\n".encode()
+OVERRIDING = f"#cloud-config\nwrite_files:\n- {{path: {MARKS}/conflict, content: user}}\n".encode()

@@ -1,5 +1,6 @@
-"""The wire between the clients and the server: passes bytes on unchanged, remembers them, and lets a test act at one request."""
+"""The wire between client and server: passes bytes on unchanged, remembers them, lets a test act on them."""
 
+import contextlib
 import re
 import select
 import socket
@@ -54,10 +55,8 @@ class Relay:
 
         class Connection(socketserver.BaseRequestHandler):
             def handle(self):
-                try:
+                with contextlib.suppress(OSError):  # what was seen until one side went away is on record
                     relay._serve(self.request)
-                except OSError:
-                    pass  # one side went away: what was seen until then is on record
 
         class Listener(socketserver.ThreadingTCPServer):
             daemon_threads = True
@@ -91,34 +90,34 @@ class Relay:
             raise ConnectionAbortedError from error
 
     def _serve(self, client):
+        """One connection of a client, with one of ours to the server for as long as it lasts."""
         requests = client.makefile("rb")
-        server = answers = None
-        while True:
-            if server is not None:  # a server that closes an idle connection is seen to do so
-                ready, _, _ = select.select([client, server], [], [])
-                if client not in ready:
-                    break
-            head, start, headers = read_head(requests)
-            if not head:
-                break
-            method, target = start.split(" ")[:2]
-            exchange = Exchange(method, target, headers)
-            with self._lock:
-                self._seen.append(exchange)
-            body = requests.read(int(headers.get("content-length", 0)))
-            self._act(self.before, exchange)
-            if server is None:
-                if self.upstream is None:
-                    break
-                server = socket.create_connection(
-                    self.upstream, source_address=self._source(exchange.token)
-                )
-                answers = server.makefile("rb")
-            server.sendall(head + body)
-            if not self._answer(exchange, answers, client):
-                break
-        if server is not None:
-            server.close()
+        with contextlib.ExitStack() as opened:
+            server = answers = None
+            while True:
+                if server is not None:  # a server that closes an idle connection is seen to do so
+                    ready, _, _ = select.select([client, server], [], [])
+                    if client not in ready:
+                        return
+                head, start, headers = read_head(requests)
+                if not head:
+                    return
+                method, target = start.split(" ")[:2]
+                exchange = Exchange(method, target, headers)
+                with self._lock:
+                    self._seen.append(exchange)
+                body = requests.read(int(headers.get("content-length", 0)))
+                self._act(self.before, exchange)
+                if server is None:
+                    if self.upstream is None:
+                        return
+                    source = self._source(exchange.token)
+                    server = socket.create_connection(self.upstream, source_address=source)
+                    opened.enter_context(server)
+                    answers = server.makefile("rb")
+                server.sendall(head + body)
+                if not self._answer(exchange, answers, client):
+                    return
 
     def _answer(self, exchange, answers, client):
         """Passes one answer on; says whether the connection can carry another."""

@@ -9,7 +9,7 @@ import time
 
 
 class Server:
-    """`nodeinit serve` on a free loopback port. With a relay, preseeds name the relay and it follows every restart."""
+    """`nodeinit serve` on a free loopback port; preseeds name its relay, if any, which follows restarts."""
 
     def __init__(self, binary, home, relay=None, listen="127.0.0.1:0"):
         self.binary = binary
@@ -112,7 +112,9 @@ class Node:
         """Reads the node's live token, which the server makes if there is none."""
         shown = json.loads(self.server.cli("token", "get", self.id, "-o", "json"))
         self.token, self.secret, self.consumer = (
-            shown["token_key"], shown["token_secret"], shown["consumer_key"]
+            shown["token_key"],
+            shown["token_secret"],
+            shown["consumer_key"],
         )
 
     def revoke(self):

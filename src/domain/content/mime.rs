@@ -3,7 +3,7 @@
 
 use super::Finding;
 use super::part::{self, PartKind};
-use super::yaml::Tags;
+use super::yaml::{self, Tags};
 
 /// Types with a handler (`handlers/__init__.py`), a decompressor or a walk of their own
 /// (`user_data.py`).
@@ -107,7 +107,7 @@ fn check_part(part: &Entity, extended: bool) -> Vec<Finding> {
                 )],
             }
         }
-        "text/cloud-config" => part::cloud_config(part.body, part.line, Tags::Safe),
+        "text/cloud-config" => part::cloud_config(&yaml::read(part.body, Tags::Safe), part.line),
         _ => unknown_type(part, extended).into_iter().collect(),
     }
 }
@@ -123,7 +123,8 @@ fn unknown_type(part: &Entity, extended: bool) -> Option<Finding> {
         "mime_unknown_type",
         Some(part.line),
         format!(
-            "a part has a Content-Type that cloud-init has no handler for; {DROPPED}; use a type such as text/x-shellscript or text/cloud-config"
+            "a part has a Content-Type that cloud-init has no handler for; {DROPPED}; use a type \
+             such as text/x-shellscript or text/cloud-config"
         ),
     ))
 }
@@ -217,4 +218,80 @@ fn split<'a>(mail: &Entity<'a>, boundary: &str) -> Vec<Entity<'a>> {
         parts.push(entity(&mail.body[from..], line));
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(text: &str) -> Vec<(&'static str, Option<usize>)> {
+        check(text).iter().map(|finding| (finding.code, finding.line)).collect()
+    }
+
+    fn multipart(parts: &[&str]) -> String {
+        let mut text =
+            "Content-Type: multipart/mixed;\n boundary=\"==x==\"\nMIME-Version: 1.0\n\n".to_owned();
+        for part in parts {
+            text.push_str("--==x==\n");
+            text.push_str(part);
+        }
+        text + "--==x==--\n"
+    }
+
+    const CONFIG: &str = "Content-Type: text/cloud-config; charset=utf-8\n\n#cloud-config\na: b\n";
+    const SCRIPT: &str = "Content-Type: text/x-shellscript\n\n#!/bin/sh\n";
+
+    #[test]
+    fn a_mail_of_parts_with_handlers_passes_with_either_line_end() {
+        let text = multipart(&[CONFIG, SCRIPT, "\n#include\nhttp://192.0.2.1/\n"]);
+        assert_eq!(codes(&text), []);
+        assert_eq!(codes(&text.replace('\n', "\r\n")), []);
+        assert_eq!(codes("MIME-Version: 1.0\nContent-Type: text/cloud-config\n\na: b\n"), []);
+    }
+
+    #[test]
+    fn a_script_that_speaks_of_mime_is_still_a_script() {
+        assert_eq!(codes("#!/bin/sh\n# MIME-Version: 1.0\n"), []);
+    }
+
+    #[test]
+    fn a_part_nobody_handles_is_named_on_its_line() {
+        assert_eq!(
+            codes(&multipart(&["Content-Type: text/x-sh\n\n#!/bin/sh\n"])),
+            [("mime_unknown_type", Some(8))]
+        );
+        assert_eq!(
+            codes(&multipart(&["Content-Type: text/plain\n\nhello\n"])),
+            [("unknown_first_line", Some(8))]
+        );
+        assert_eq!(
+            codes(&multipart(&["Content-Type: text/cloud-config\n\na: [\n"])),
+            [("yaml_syntax", Some(9))]
+        );
+        assert_eq!(codes(&multipart(&[SCRIPT, "\n\n"])), [("mime_part_blank", Some(11))]);
+    }
+
+    #[test]
+    fn a_part_handler_may_bring_its_own_types() {
+        let handler = "Content-Type: text/part-handler\n\n#part-handler\n";
+        assert_eq!(codes(&multipart(&[handler, "Content-Type: text/x-own\n\nx\n"])), []);
+    }
+
+    #[test]
+    fn letters_outside_ascii_need_an_encoding() {
+        let plain = multipart(&["Content-Type: text/x-shellscript\n\n#!/bin/sh\n# é\n"]);
+        assert_eq!(codes(&plain), [("mime_not_ascii", Some(8))]);
+        let encoded = "Content-Type: text/x-shellscript\nContent-Transfer-Encoding: base64\n\n\
+                       IyEvYmluL3NoCiMgw6kK\n";
+        assert_eq!(codes(&multipart(&[encoded])), []);
+    }
+
+    #[test]
+    fn a_mail_without_parts_does_nothing() {
+        assert_eq!(codes(&multipart(&[])), [("mime_no_parts", Some(1))]);
+        assert_eq!(
+            codes("MIME-Version: 1.0\nContent-Type: multipart/mixed\n\n--x\n"),
+            [("mime_no_parts", Some(1))]
+        );
+    }
 }

@@ -68,15 +68,15 @@ pub fn is_mime(bytes: &[u8]) -> bool {
 /// What the handler of `kind` would stumble over. `line` is the line `text` starts on.
 pub fn check(kind: PartKind, text: &str, line: usize, tags: Tags) -> Vec<Finding> {
     match kind {
-        PartKind::CloudConfig => cloud_config(text, line, tags),
-        PartKind::CloudConfigArchive => archive(text, line, tags),
+        PartKind::CloudConfig => cloud_config(&yaml::read(text, tags), line),
+        PartKind::CloudConfigArchive => archive(&yaml::read(text, tags), line),
         PartKind::CloudConfigJsonp => json_patch(text, line),
         // The kernel, and templater.detect_template, want the marker in the very first place.
         PartKind::Script | PartKind::Jinja if trim_start(text).len() < text.len() => {
             vec![Finding::new(
                 "leading_space",
                 Some(line),
-                "there is white space before the first line; the node would recognise the part and \
+                "white space stands before the first line; the node would recognise the part and \
                  then fail to run it; start with the marker itself",
             )]
         }
@@ -88,10 +88,11 @@ pub fn check(kind: PartKind, text: &str, line: usize, tags: Tags) -> Vec<Finding
     }
 }
 
-pub fn cloud_config(text: &str, line: usize, tags: Tags) -> Vec<Finding> {
-    let document = yaml::read(text, tags);
+pub fn cloud_config(document: &Document, line: usize) -> Vec<Finding> {
+    if !document.faults.is_empty() {
+        return faults(document, line, DROPPED);
+    }
     match document.root.map(|root| &document.node(root).body) {
-        _ if !document.faults.is_empty() => faults(&document, line, DROPPED),
         Some(Body::Mapping(_)) => Vec::new(),
         body if body.is_none_or(is_null) => vec![Finding::new(
             "cloud_config_empty",
@@ -108,10 +109,11 @@ pub fn cloud_config(text: &str, line: usize, tags: Tags) -> Vec<Finding> {
 }
 
 /// `user_data.py`, `_explode_archive`.
-fn archive(text: &str, line: usize, tags: Tags) -> Vec<Finding> {
-    let document = yaml::read(text, tags);
+pub fn archive(document: &Document, line: usize) -> Vec<Finding> {
+    if !document.faults.is_empty() {
+        return faults(document, line, DROPPED);
+    }
     match document.root.map(|root| &document.node(root).body) {
-        _ if !document.faults.is_empty() => faults(&document, line, DROPPED),
         Some(Body::Sequence(_)) => Vec::new(),
         _ => vec![Finding::new(
             "archive_not_list",
@@ -129,7 +131,7 @@ struct PatchOperation {
 }
 
 /// `cloud_config.py`, `_merge_patch`.
-fn json_patch(text: &str, line: usize) -> Vec<Finding> {
+pub fn json_patch(text: &str, line: usize) -> Vec<Finding> {
     let body = trim_start(text).get("#cloud-config-jsonp".len()..).unwrap_or_default();
     let Err(error) = serde_json::from_str::<Vec<PatchOperation>>(body) else {
         return Vec::new();

@@ -49,47 +49,38 @@ fn is_gzip(bytes: &[u8]) -> bool {
 }
 
 fn unknown(text: &str) -> Vec<Finding> {
-    if part::is_blank(text) {
-        let message = format!("there is only white space; {UNHANDLED}; clear it instead");
-        return vec![Finding::new("blank", Some(1), message)];
+    if text.contains('\0') || text.starts_with("\x7fELF") {
+        return vec![binary()];
     }
-    let line = 1 + leading_lines(text);
-    let finding = if text.contains('\0') || text.starts_with("\x7fELF") {
-        binary()
+    let (code, what, instead) = if part::is_blank(text) {
+        ("blank", "there is only white space", "clear it instead")
     } else if is_wrapped_in_base64(text) {
-        Finding::new(
+        (
             "base64",
-            Some(line),
-            format!(
-                "the content is base64 text of something cloud-init knows; nothing decodes it; {UNHANDLED}; store the decoded bytes"
-            ),
+            "the content is base64 of something cloud-init knows, and nothing decodes it",
+            "store the decoded bytes",
         )
     } else if starts_ignoring_case(text, "content-type:") {
-        Finding::new(
+        (
             "mime_version_missing",
-            Some(line),
-            format!(
-                "the mail headers lack `MIME-Version: 1.0`, by which cloud-init knows MIME; {UNHANDLED}; add that header"
-            ),
+            "the mail headers lack `MIME-Version: 1.0`, by which cloud-init knows MIME",
+            "add that header",
         )
     } else if starts_ignoring_case(text, "#upstart-job") {
-        Finding::new(
+        (
             "upstart_job",
-            Some(line),
-            format!(
-                "no cloud-init from 22.4 on knows `#upstart-job`; {UNHANDLED}; write a systemd unit with #cloud-config"
-            ),
+            "no cloud-init from 22.4 on knows `#upstart-job`",
+            "write a systemd unit by `#cloud-config`",
         )
     } else {
-        Finding::new(
+        (
             "unknown_first_line",
-            Some(line),
-            format!(
-                "the first line is none that cloud-init knows; {UNHANDLED}; start with `#!`, `#cloud-config` or another of its markers"
-            ),
+            "the first line is none that cloud-init knows",
+            "start with `#!`, `#cloud-config` or another of its markers",
         )
     };
-    vec![finding]
+    let line = 1 + leading_lines(text);
+    vec![Finding::new(code, Some(line), format!("{what}; {UNHANDLED}; {instead}"))]
 }
 
 fn leading_lines(text: &str) -> usize {
@@ -131,7 +122,8 @@ fn binary() -> Finding {
         "binary",
         None,
         format!(
-            "the content is a program or other binary data; {UNHANDLED}; store a script that fetches and runs it"
+            "the content is a program or other binary data; {UNHANDLED}; store a script that \
+             fetches and runs it"
         ),
     )
 }
@@ -163,4 +155,105 @@ fn is_wrapped_in_base64(text: &str) -> bool {
     };
     let start = String::from_utf8_lossy(&decoded);
     is_gzip(&decoded) || part::is_mime(&decoded) || part::recognise(&start).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn codes(bytes: impl AsRef<[u8]>) -> Vec<&'static str> {
+        user_data(bytes.as_ref()).iter().map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn what_cloud_init_runs_passes() {
+        for text in [
+            "",
+            "#!/bin/sh\necho hi\n",
+            "#!/bin/sh\r\necho hi\r\n",
+            "#!/bin/sh\n# a NUL: \0\n",
+            "#cloud-config\npackages: [tmux]\n",
+            "#cloud-config\r\npackages:\r\n- tmux\r\n",
+            "\n #Cloud-Config\na: b\n",
+            "#cloud-config\nwrite_files:\n- content: !!binary aGk=\n",
+            "#cloud-config-archive\n- type: text/cloud-config\n  content: 'a: b'\n",
+            "#cloud-config-jsonp\n[{\"op\": \"add\", \"path\": \"/a\", \"value\": 1}]\n",
+            "#cloud-boothook\n#!/bin/sh\n",
+            "#include\nhttp://192.0.2.1/x\n",
+            "#include-once\nhttp://192.0.2.1/x\n",
+            "#part-handler\n",
+            "## template: jinja\n#cloud-config\na: {{ b }}\n{% c %}\n",
+        ] {
+            assert_eq!(codes(text), [""; 0], "{text:?}");
+        }
+        assert_eq!(codes(b"\x1f\x8b\x08\0\0\0\0\0"), [""; 0]);
+    }
+
+    #[test]
+    fn what_cloud_init_drops_is_named() {
+        for (bytes, code) in [
+            (&b"\xef\xbb\xbf#cloud-config\na: b\n"[..], "byte_order_mark"),
+            (b"\xff\xfe#\0!\0", "byte_order_mark"),
+            (b"echo hi\n", "unknown_first_line"),
+            (b"# cloud-config\na: b\n", "unknown_first_line"),
+            (b"#upstart-job\n", "upstart_job"),
+            (b" \n\t", "blank"),
+            (b"#!/bin/sh\n# \xe9\n", "script_not_utf8"),
+            (b"#cloud-config\na: \xe9\n", "not_utf8"),
+            (b"\x7fELF\x02\x01\x01\0\0", "binary"),
+            (b"\x1f\x8b\x01", "binary"),
+            (b"\xde\xad\xbe\xef", "binary"),
+            (b"#cloud-config\n", "cloud_config_empty"),
+            (b"#cloud-config\n- a\n", "cloud_config_not_map"),
+            (b"#cloud-config\na: b: c\n", "yaml_syntax"),
+            (b"#cloud-config\na:\tb\n", "yaml_tab"),
+            (b"#cloud-config\na: {{ b }}\n", "yaml_key"),
+            (b"#cloud-config\na: 1\na: 2\n", "yaml_duplicate_key"),
+            (b"#cloud-config\na: !vault x\n", "yaml_tag"),
+            (b"#cloud-config\na: 2024-13-01\n", "yaml_value"),
+            (b"#cloud-config-archive\na: b\n", "archive_not_list"),
+            (b"#cloud-config-jsonp\n[1]\n", "jsonp_broken"),
+            (b"\n#!/bin/sh\n", "leading_space"),
+            (b"Content-Type: text/x-shellscript\n\n#!/bin/sh\n", "mime_version_missing"),
+            (b"IyEvYmluL3NoCmVjaG8gaGkK", "base64"),
+            (b"I2Nsb3Vk\r\nLWNvbmZp\r\nZwphOiBiCg==\r\n", "base64"),
+            (b"H4sIAAAAAAAAA1NWBADAFwJvAgAAAA==", "base64"),
+        ] {
+            assert_eq!(codes(bytes), [code], "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn text_that_only_looks_like_base64_is_not_called_so() {
+        assert_eq!(codes("hello"), ["unknown_first_line"]);
+        assert_eq!(codes("aGVsbG8gd29ybGQK"), ["unknown_first_line"]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_does_not_hide_what_comes_after_it() {
+        assert_eq!(codes("\u{feff}#cloud-config\na: [\n"), ["byte_order_mark", "yaml_syntax"]);
+    }
+
+    #[test]
+    fn a_finding_names_its_line() {
+        let found = user_data(b"#cloud-config\na: 1\nb:\n- c\n  d: e: f\n");
+        assert_eq!(found[0].line, Some(5));
+        assert_eq!(user_data(b"#!/bin/sh\n\n# \xe9\n")[0].line, Some(3));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = user_data(&bytes);
+        }
+
+        #[test]
+        fn no_part_makes_it_panic(
+            head in "(#cloud-config(-jsonp)?|MIME-Version: 1\r?\nContent-Type: a/b; boundary=-)?",
+            body in "(\\PC|[-:;=/#\"\r\n\t ]|--|\n){0,60}",
+        ) {
+            let _ = user_data(format!("{head}\n{body}").as_bytes());
+        }
+    }
 }

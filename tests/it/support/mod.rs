@@ -1,6 +1,9 @@
 //! The cast of the tests: a real server on port 0 with its own database, and those who call it.
 
 pub mod plane;
+pub mod process;
+pub mod rows;
+pub mod socket;
 pub mod wire;
 
 use std::collections::BTreeMap;

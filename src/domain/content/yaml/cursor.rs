@@ -49,11 +49,14 @@ impl<'a> Cursor<'a> {
     /// Steps over `length` bytes that hold no line break. A byte-order mark takes no column.
     pub fn skip(&mut self, length: usize) {
         let run = &self.rest()[..length];
-        let chars = run.chars().count();
-        let marks = run.matches('\u{feff}').count();
+        let (chars, columns) = if run.is_ascii() {
+            (length, length)
+        } else {
+            (run.chars().count(), run.chars().filter(|c| *c != '\u{feff}').count())
+        };
         self.at += length;
         self.index += chars;
-        self.column = self.column.saturating_add_unsigned(chars - marks);
+        self.column = self.column.saturating_add_unsigned(columns);
     }
 
     pub fn skip_spaces(&mut self) {

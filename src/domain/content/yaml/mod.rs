@@ -90,3 +90,52 @@ fn unprintable(text: &str) -> Option<Document<'_>> {
 fn is_printable(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<(&'static str, usize)> {
+        let document = read(text, Tags::Safe);
+        assert_eq!(document.root.is_none(), document.faults.iter().any(|f| f.code != "yaml_value"));
+        document.faults.iter().map(|fault| (fault.code, fault.line)).collect()
+    }
+
+    #[test]
+    fn what_pyyaml_refuses_and_newer_readers_take_is_refused() {
+        assert_eq!(faults("a:\tb"), [("yaml_tab", 1)]);
+        assert_eq!(faults("a: @b"), [("yaml_syntax", 1)]);
+        assert_eq!(faults("a: \"\\ud83d\\ude00\""), [("yaml_surrogate", 1)]);
+        assert_eq!(faults("a: x\nb: ="), [("yaml_value", 2)]);
+        assert_eq!(faults(&format!("{}: v", "k".repeat(1025))), [("yaml_syntax", 1)]);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(faults(&nested(32)), []);
+        assert_eq!(faults(&nested(33)), [("yaml_depth", 1)]);
+        assert_eq!(faults(&"- ".repeat(100_000)), [("yaml_depth", 1)]);
+        assert_eq!(faults(&"[".repeat(100_000)), [("yaml_depth", 1)]);
+        assert_eq!(faults(&"[a: ".repeat(100_000)), [("yaml_depth", 1)]);
+    }
+
+    #[test]
+    fn the_billion_laughs_are_refused() {
+        let levels = (1..30).map(|level| {
+            let nine = vec![format!("*a{}", level - 1); 9].join(", ");
+            format!("a{level}: &a{level} [{nine}]\n")
+        });
+        let text: String = std::iter::once("a0: &a0 [lol]\n".to_owned()).chain(levels).collect();
+        let found = faults(&text);
+        assert_eq!((found.len(), found[0].0), (1, "yaml_alias_expansion"));
+        let long = "x".repeat(1 << 20);
+        assert_eq!(faults(&format!("a: &a {long}\nb: *a")), [("yaml_alias_expansion", 2)]);
+    }
+
+    #[test]
+    fn so_many_values_that_a_boot_would_wait_for_them_are_refused() {
+        assert_eq!(faults(&"- a\n".repeat(99_000)), []);
+        assert_eq!(faults(&"- a\n".repeat(101_000)), [("yaml_size", 100_001)]);
+    }
+}
