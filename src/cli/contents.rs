@@ -91,8 +91,7 @@ pub fn run(common: &Common, command: Content, kind: ContentKind) -> anyhow::Resu
             let bytes = read_file(&file)?;
             let stored = store(&session, &path(&project, &system_id), &bytes, strict)
                 .with_context(|| format!("{what} set {system_id}"))?;
-            warn(&stored);
-            output::object(common.output, &stored)
+            print_stored(common, stored)
         }
         Content::Get { system_id, version, project } => {
             let bytes = load(&session, &path(&project, &system_id), version)
@@ -117,7 +116,7 @@ pub fn run(common: &Common, command: Content, kind: ContentKind) -> anyhow::Resu
             let stored = load(&session, &path, Some(to))
                 .and_then(|bytes| store(&session, &path, &bytes, false))
                 .with_context(|| format!("{what} rollback {system_id}"))?;
-            output::object(common.output, &stored)
+            print_stored(common, stored)
         }
     }
 }
@@ -160,13 +159,18 @@ fn load(session: &Session, path: &str, version: Option<i32>) -> anyhow::Result<V
     Ok(session.call(Method::GET, &path, &[], None)?.body)
 }
 
-fn warn(stored: &Value) {
+/// Warnings are for people and go to stderr; programs find them in the result too.
+fn print_stored(common: &Common, mut stored: Value) -> anyhow::Result<()> {
     for warning in stored["warnings"].as_array().into_iter().flatten() {
         let line =
             warning["line"].as_u64().map(|line| format!("line {line}: ")).unwrap_or_default();
         let message = warning["message"].as_str().unwrap_or_default();
         eprintln!("nodeinit: warning: {line}{}", output::plain(message));
     }
+    if let (output::Format::Table, Some(fields)) = (common.output, stored.as_object_mut()) {
+        fields.remove("warnings");
+    }
+    output::object(common.output, &stored)
 }
 
 fn diff(session: &Session, path: &str, versions: Option<(i32, i32)>) -> anyhow::Result<()> {

@@ -112,6 +112,7 @@ fn settings(common: &Common, flags: SettingFlags) -> anyhow::Result<Settings> {
 pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
     let settings = settings(common, flags).context("settings")?;
     telemetry::init();
+    raise_open_files();
     let mint = Mint::from_system().context("the system has no randomness")?;
     actix_web::rt::System::new().block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -137,6 +138,16 @@ pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
         server.stop().await;
         Ok(())
     })
+}
+
+/// A rack that boots is one descriptor a connection; the soft limit is often 1024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!("the limit of open files stays as it is: connections may be refused");
+    }
 }
 
 pub fn migrate(common: &Common, command: Migrate) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod architecture;
 mod content;
 mod coverage;
+mod hardening;
 mod isolation;
 mod metadata;
 mod oauth;
