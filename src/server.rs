@@ -38,6 +38,20 @@ const STALLED: Duration = Duration::from_secs(30);
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
 
+/// How long an idle connection is kept: longer than the proxies in front keep theirs.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// What every listener has in common. (The types of actix's builders cannot be written down.)
+macro_rules! http_server {
+    ($app:expr, $workers:expr) => {
+        HttpServer::new($app)
+            .workers($workers)
+            .on_connect(on_connect)
+            .shutdown_timeout(DRAIN_SECONDS)
+            .disable_signals()
+    };
+}
+
 /// Why a server did not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -147,56 +161,40 @@ impl Server {
     fn serve_nodes(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
         let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let limits = shared.app.limits.clone();
-        let server = HttpServer::new(move || {
+        let app = move || {
             Actix::new().app_data(web::Data::new(shared.clone())).configure(http::node_plane)
-        })
-        .workers(workers)
-        .max_connections(node::connections_per_worker(&limits, workers))
-        .client_request_timeout(limits.header_time)
-        .keep_alive(Duration::from_secs(75))
-        .on_connect(on_connect)
-        .shutdown_timeout(DRAIN_SECONDS)
-        .disable_signals()
-        .listen(listener)
-        .map_err(StartError::Serve)?
-        .run();
-        self.spawn(server);
+        };
+        let server = http_server!(app, workers)
+            .max_connections(node::connections_per_worker(&limits, workers))
+            .client_request_timeout(limits.header_time)
+            .keep_alive(KEEP_ALIVE)
+            .listen(listener)
+            .map_err(StartError::Serve)?;
+        self.spawn(server.run());
         Ok(())
     }
 
     fn serve_socket(&mut self, shared: Shared, listener: UnixListener) -> Result<(), StartError> {
-        let server = HttpServer::new(move || {
+        let app = move || {
             Actix::new()
                 .app_data(web::Data::new(shared.clone()))
                 .wrap(from_fn(answer::around))
                 .configure(http::operator_plane)
-        })
-        .workers(2)
-        .on_connect(on_connect)
-        .shutdown_timeout(DRAIN_SECONDS)
-        .disable_signals()
-        .listen_uds(listener)
-        .map_err(StartError::Serve)?
-        .run();
-        self.spawn(server);
+        };
+        let server = http_server!(app, 2).listen_uds(listener).map_err(StartError::Serve)?;
+        self.spawn(server.run());
         Ok(())
     }
 
     fn serve_observers(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
-        let server = HttpServer::new(move || {
+        let app = move || {
             Actix::new()
                 .app_data(web::Data::new(shared.clone()))
                 .wrap(from_fn(answer::around))
                 .configure(http::observer_plane)
-        })
-        .workers(1)
-        .on_connect(on_connect)
-        .shutdown_timeout(DRAIN_SECONDS)
-        .disable_signals()
-        .listen(listener)
-        .map_err(StartError::Serve)?
-        .run();
-        self.spawn(server);
+        };
+        let server = http_server!(app, 1).listen(listener).map_err(StartError::Serve)?;
+        self.spawn(server.run());
         Ok(())
     }
 

@@ -228,8 +228,9 @@ fn both_databases_have_the_same_migrations() {
     assert!(!sqlite.is_empty());
 }
 
+/// A column as the database declares it.
 #[derive(QueryableByName, Debug, PartialEq, Eq, PartialOrd, Ord, Clone)]
-struct Column {
+struct Shape {
     #[diesel(sql_type = Text)]
     table_name: String,
     #[diesel(sql_type = Text)]
@@ -253,8 +254,8 @@ fn kind(declared: &str) -> String {
     .to_owned()
 }
 
-fn columns(conn: &mut DbConnection) -> BTreeSet<Column> {
-    let rows: Vec<Column> = match conn {
+fn columns(conn: &mut DbConnection) -> BTreeSet<Shape> {
+    let rows: Vec<Shape> = match conn {
         DbConnection::Sqlite(conn) => diesel::sql_query(
             "SELECT m.name AS table_name, c.name AS column_name, c.type AS kind, \
              c.\"notnull\" = 0 AS nullable \
@@ -271,11 +272,11 @@ fn columns(conn: &mut DbConnection) -> BTreeSet<Column> {
         .load(conn),
     }
     .unwrap();
-    rows.into_iter().map(|column| Column { kind: kind(&column.kind), ..column }).collect()
+    rows.into_iter().map(|column| Shape { kind: kind(&column.kind), ..column }).collect()
 }
 
 /// The columns that the code believes in: `diesel::table!` in `src/store/schema.rs`.
-fn believed() -> BTreeSet<Column> {
+fn believed() -> BTreeSet<Shape> {
     let text = std::fs::read_to_string(root().join("src/store/schema.rs")).unwrap();
     let mut columns = BTreeSet::new();
     for block in text.split("diesel::table!").skip(1) {
@@ -285,7 +286,7 @@ fn believed() -> BTreeSet<Column> {
         for line in lines.take_while(|line| *line != "}") {
             let (column_name, kind) = line.trim_end_matches(',').split_once(" -> ").unwrap();
             let inner = kind.strip_prefix("Nullable<").and_then(|kind| kind.strip_suffix('>'));
-            columns.insert(Column {
+            columns.insert(Shape {
                 table_name: table_name.clone(),
                 column_name: column_name.to_owned(),
                 kind: inner.unwrap_or(kind).to_owned(),
@@ -304,9 +305,10 @@ fn open(url: &str) -> DbConnection {
 fn databases(dir: &Path) -> Vec<(String, Option<TestDatabase>)> {
     let sqlite = format!("sqlite:{}", dir.join("architecture.db").display());
     let chosen = TestDatabase::new(dir);
-    match chosen.is_postgres() {
-        true => vec![(sqlite, None), (chosen.url().to_owned(), Some(chosen))],
-        false => vec![(sqlite, None)],
+    if chosen.is_postgres() {
+        vec![(sqlite, None), (chosen.url().to_owned(), Some(chosen))]
+    } else {
+        vec![(sqlite, None)]
     }
 }
 

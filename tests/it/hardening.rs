@@ -546,7 +546,7 @@ impl Relay {
     }
 
     fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = vec![0; 64 << 10];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
             while self.is_frozen.load(Ordering::SeqCst) {
                 std::thread::sleep(Duration::from_millis(10));

@@ -70,7 +70,7 @@ fn joined(parameters: &[(&str, String)], comma: &str) -> String {
 fn with(node: &Node, name: &str, value: &str) -> String {
     let mut parameters = parameters(node);
     let at = parameters.iter().position(|(n, _)| *n == name).unwrap();
-    parameters[at].1 = value.to_owned();
+    value.clone_into(&mut parameters[at].1);
     joined(&parameters, ", ")
 }
 

@@ -204,6 +204,37 @@ fn t07_two_servers_over_one_database_make_one_token_or_the_second_does_not_start
 }
 
 #[test]
+fn replicas_that_start_at_once_over_an_empty_database_all_come_up() {
+    let first = tempfile::Builder::new().prefix("nodeinit").tempdir().unwrap();
+    let database = Arc::new(crate::support::TestDatabase::new(first.path()));
+    if !database.is_postgres() {
+        return;
+    }
+    key::make(&first.path().join("secret.key")).unwrap();
+    let servers: Vec<TestServer> = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..6)
+            .map(|_| {
+                let dir = tempfile::Builder::new().prefix("nodeinit").tempdir().unwrap();
+                std::fs::copy(first.path().join("secret.key"), dir.path().join("secret.key"))
+                    .unwrap();
+                let database = database.clone();
+                scope.spawn(move || {
+                    let started = TestServer::open(Options::default(), Arc::new(dir), database);
+                    started.map_err(|why| why.to_string()).unwrap()
+                })
+            })
+            .collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    servers[0].operator().add("n1", json!({}));
+    let refs: Vec<&TestServer> = servers.iter().collect();
+    let tokens = hundred_at_once(&refs, "n1");
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(rows::count(&database, "meta"), 1);
+    assert_eq!(rows::count(&database, "users"), 1);
+}
+
+#[test]
 fn two_server_processes_over_one_database_make_one_token() {
     let home = Home::new();
     let first = home.serve();
