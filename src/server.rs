@@ -16,7 +16,7 @@ use actix_web::{App as Actix, HttpServer, web};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::task::JoinHandle;
 
-use crate::actions::{self, App};
+use crate::actions::{self, App, Nobody};
 use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
@@ -117,6 +117,7 @@ impl Server {
         let socket = settings.state_dir.join("admin.sock");
         let socket_listener = bind_socket(&socket)?;
 
+        let nobody = Nobody::new(&sealer, &mint);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
@@ -130,6 +131,7 @@ impl Server {
             clock,
             mint,
             sealer,
+            nobody,
         });
         if app.plaintext_replay == PlaintextReplay::Refuse {
             // Until then every node would be refused, and refused nodes do not all come back.

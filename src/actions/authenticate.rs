@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::App;
-use crate::domain::credentials::{ConsumerKey, PlaintextReplay, Secret, TokenKey};
+use crate::domain::credentials::{PlaintextReplay, TokenKey};
 use crate::live::Stale;
 use crate::oauth::{Claim, Method, SignedRequest, verify};
 use crate::store::tokens::NodeRow;
@@ -35,6 +35,10 @@ pub enum Refusal {
     Nonce {
         reason: &'static str,
     },
+    /// A form that HMAC covers could not be read: this status says why.
+    Form {
+        status: u16,
+    },
     /// Signed well, by a token that belongs to no node.
     NotANode,
     /// Signed well, too often.
@@ -56,6 +60,7 @@ impl Refusal {
             | Refusal::Refused { reason }
             | Refusal::Timestamp { reason }
             | Refusal::Nonce { reason } => reason,
+            Refusal::Form { .. } => "form_unreadable",
             Refusal::NotANode => "no_node",
             Refusal::TooMany { .. } => "too_many_requests",
             Refusal::Store(_) => "store",
@@ -101,17 +106,12 @@ pub async fn authenticate(
 
     // An unknown token is verified too, against a secret nobody has: every refusal has done the
     // same work.
-    let (consumer, secret) = match &known {
-        Some(known) => {
-            let secret = app
-                .sealer
-                .open(&known.sealed_secret, &known.token_key)
-                .map_err(|_| Refusal::Seal)?;
-            (known.consumer_key.clone(), secret)
-        }
-        None => nobody(),
+    let (consumer_key, token_key, sealed) = match &known {
+        Some(known) => (&known.consumer_key, &known.token_key, &known.sealed_secret),
+        None => (&app.nobody.consumer_key, &app.nobody.token_key, &app.nobody.sealed_secret),
     };
-    let consumer_is_its_own = consumer.is(&claim.consumer_key);
+    let secret = app.sealer.open(sealed, token_key).map_err(|_| Refusal::Seal)?;
+    let consumer_is_its_own = consumer_key.is(&claim.consumer_key);
     let signature_is_good = verify(claim, request, "", secret.expose());
     let known = match known {
         None => return Err(Refusal::Refused { reason: "unknown_token" }),
@@ -147,8 +147,4 @@ pub async fn authenticate(
         .map_err(|retry_after| Refusal::TooMany { retry_after })?;
     app.learnt.used(known.id, known.last_used_at, now);
     Ok(SignedNode { node })
-}
-
-fn nobody() -> (ConsumerKey, Secret) {
-    (ConsumerKey::trusted("-".repeat(18)), Secret::new("-".repeat(32)))
 }

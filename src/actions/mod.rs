@@ -7,7 +7,7 @@ pub mod nodes;
 pub mod tokens;
 
 use crate::clock::Clock;
-use crate::domain::credentials::{Mint, PlaintextReplay};
+use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
@@ -22,6 +22,8 @@ pub struct App {
     pub clock: Clock,
     pub mint: Mint,
     pub sealer: Sealer,
+    /// A sealed secret nobody has: what an unknown token is verified against.
+    pub nobody: Nobody,
     pub nonces: Nonces,
     pub learnt: Learnt,
     /// How fast each node asks.
@@ -33,6 +35,25 @@ pub struct App {
     pub plaintext_replay: PlaintextReplay,
     /// What is written into preseeds; `None` until a wildcard listener is given its name.
     pub metadata_url: Option<MetadataUrl>,
+}
+
+/// The token that no request can name, so that refusing an unknown one takes the same steps.
+pub struct Nobody {
+    pub consumer_key: ConsumerKey,
+    pub token_key: TokenKey,
+    pub sealed_secret: Vec<u8>,
+}
+
+impl Nobody {
+    #[must_use]
+    pub fn new(sealer: &Sealer, mint: &Mint) -> Nobody {
+        let made = mint.credentials();
+        Nobody {
+            sealed_secret: sealer.seal(&made.secret, &made.token_key, mint),
+            consumer_key: made.consumer_key,
+            token_key: made.token_key,
+        }
+    }
 }
 
 /// One thing wrong with what a caller sent. It never repeats what was sent.

@@ -1,4 +1,6 @@
 //! Everything that is tested from the outside, in one binary that links once.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::format_collect, clippy::needless_pass_by_value, reason = "brevity, in tests")]
 
 mod architecture;
 mod content;

@@ -20,6 +20,7 @@ class Exchange:
     reply_headers: dict = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
+    cut: str = ""  # why it was not answered in full, as far as this side can tell
 
     @property
     def token(self):
@@ -107,22 +108,28 @@ class Relay:
                 with self._lock:
                     self._seen.append(exchange)
                 body = requests.read(int(headers.get("content-length", 0)))
-                self._act(self.before, exchange)
-                if server is None:
-                    if self.upstream is None:
+                try:
+                    self._act(self.before, exchange)
+                    if server is None:
+                        if self.upstream is None:
+                            exchange.cut = "no server"
+                            return
+                        source = self._source(exchange.token)
+                        server = socket.create_connection(self.upstream, source_address=source)
+                        opened.enter_context(server)
+                        answers = server.makefile("rb")
+                    server.sendall(head + body)
+                    if not self._answer(exchange, answers, client):
                         return
-                    source = self._source(exchange.token)
-                    server = socket.create_connection(self.upstream, source_address=source)
-                    opened.enter_context(server)
-                    answers = server.makefile("rb")
-                server.sendall(head + body)
-                if not self._answer(exchange, answers, client):
-                    return
+                except OSError as error:
+                    exchange.cut = repr(error)
+                    raise
 
     def _answer(self, exchange, answers, client):
         """Passes one answer on; says whether the connection can carry another."""
         head, start, headers = read_head(answers)
         if not head:
+            exchange.cut = "the server closed the connection without an answer"
             return False
         exchange.status = int(start.split(" ")[1])
         exchange.reply_headers = headers
@@ -132,6 +139,7 @@ class Relay:
         while left > 0:
             piece = answers.read1(min(left, 65536))
             if not piece:
+                exchange.cut = "the server closed the connection within the body"
                 return False
             if not exchange.body:
                 self._act(self.halfway, exchange)

@@ -7,7 +7,7 @@ pub mod route;
 use std::time::{Duration, Instant};
 
 use actix_web::http::{Method, StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
 use super::answer::{micros, peer, request_id, stamp};
 use super::error::RETRY_AFTER_SECONDS;
@@ -128,7 +128,7 @@ async fn sign_in(
         && body::media_type(request) == "application/x-www-form-urlencoded";
     let form = if covers_form {
         let form = body::read(request, payload, FORM_BYTES).await;
-        Some(form.map_err(|_| Refusal::Malformed { reason: "form_unreadable" })?)
+        Some(form.map_err(|error| Refusal::Form { status: error.status_code().as_u16() })?)
     } else {
         None
     };
@@ -166,6 +166,10 @@ fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
         Refusal::Refused { .. } => unauthorized("credentials_refused"),
         Refusal::Timestamp { .. } => unauthorized("timestamp_refused"),
         Refusal::Nonce { .. } => unauthorized("nonce_refused"),
+        Refusal::Form { status } => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST);
+            text(status, "The form cannot be read")
+        }
         Refusal::NotANode => text(StatusCode::FORBIDDEN, "Not authenticated as a known node."),
         Refusal::TooMany { retry_after } => too_many(*retry_after),
         Refusal::Store(error) => return unavailable("store", Some(error.to_string())),

@@ -101,7 +101,7 @@ pub struct Connection {
 impl Connection {
     pub fn open(address: SocketAddr) -> Connection {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         Connection { stream, address, left: Vec::new() }
     }
 
@@ -152,7 +152,7 @@ impl Connection {
     }
 
     fn more(&mut self) -> bool {
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = vec![0; 64 << 10];
         let read = self.stream.read(&mut buffer).unwrap_or(0);
         self.left.extend_from_slice(&buffer[..read]);
         read > 0
