@@ -38,11 +38,16 @@ pub enum Stale {
     Full,
 }
 
-type Buckets = BTreeMap<u64, HashSet<[u8; 16]>>;
+#[derive(Default)]
+struct Shard {
+    buckets: BTreeMap<u64, HashSet<[u8; 16]>>,
+    /// Timestamps up to here were forgotten, and are refused should the clock be set back.
+    forgotten: u64,
+}
 
 /// Nonces spent within the window, by (token, timestamp, nonce) (RFC 5849 §3.3).
 pub struct Nonces {
-    shards: [Mutex<Buckets>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     count: AtomicUsize,
     /// Timestamps up to here are refused: an earlier process may have seen them.
     floor: u64,
@@ -83,35 +88,40 @@ impl Nonces {
         if self.count.load(Ordering::Relaxed) >= MOST_NONCES {
             return Err(Stale::Full);
         }
-        if self.insert(timestamp, digest(token_key, timestamp, nonce), now) {
+        self.insert(timestamp, digest(token_key, timestamp, nonce), now)
+    }
+
+    fn insert(&self, timestamp: u64, digest: [u8; 16], now: u64) -> Result<(), Stale> {
+        let mut shard = locked(&self.shards[usize::from(digest[0]) % SHARDS]);
+        // Whole buckets go, once the newest timestamp in them is out of the window.
+        while let Some(oldest) = shard.buckets.first_entry()
+            && (oldest.key() + 1) * BUCKET + PAST < now
+        {
+            let newest = (oldest.key() + 1) * BUCKET - 1;
+            self.count.fetch_sub(oldest.remove().len(), Ordering::Relaxed);
+            shard.forgotten = shard.forgotten.max(newest);
+        }
+        if timestamp <= shard.forgotten {
+            return Err(Stale::TooOld);
+        }
+        if shard.buckets.entry(timestamp / BUCKET).or_default().insert(digest) {
+            self.count.fetch_add(1, Ordering::Relaxed);
             Ok(())
         } else {
             Err(Stale::Spent)
         }
     }
 
-    fn insert(&self, timestamp: u64, digest: [u8; 16], now: u64) -> bool {
-        let mut buckets = locked(&self.shards[usize::from(digest[0]) % SHARDS]);
-        // Whole buckets go, once the newest timestamp in them is out of the window.
-        while let Some(oldest) = buckets.first_entry()
-            && (oldest.key() + 1) * BUCKET + PAST < now
-        {
-            self.count.fetch_sub(oldest.remove().len(), Ordering::Relaxed);
-        }
-        let new = buckets.entry(timestamp / BUCKET).or_default().insert(digest);
-        if new {
-            self.count.fetch_add(1, Ordering::Relaxed);
-        }
-        new
-    }
-
-    /// What a clean stop leaves for the next start: one line an entry, bucket and digest.
+    /// What a clean stop leaves for the next start: the newest timestamp that was forgotten, then
+    /// one line an entry, bucket and digest.
     #[must_use]
     pub fn save(&self) -> String {
         use std::fmt::Write as _;
-        let mut out = String::from("nodeinit nonces 1\n");
+        let forgotten = self.shards.iter().map(|shard| locked(shard).forgotten).max();
+        let floor = forgotten.unwrap_or(0).max(self.floor);
+        let mut out = format!("nodeinit nonces 1 {floor}\n");
         for shard in &self.shards {
-            for (bucket, digests) in locked(shard).iter() {
+            for (bucket, digests) in &locked(shard).buckets {
                 for digest in digests {
                     let _ = writeln!(out, "{bucket} {:032x}", u128::from_be_bytes(*digest));
                 }
@@ -125,17 +135,20 @@ impl Nonces {
     /// # Errors
     /// When the text is not whole: then it cannot be relied on.
     pub fn load(saved: &str, now: Timestamp) -> Result<Nonces, String> {
-        let nonces = Nonces::new(0);
         let mut lines = saved.lines();
-        if lines.next() != Some("nodeinit nonces 1") || !saved.ends_with('\n') {
+        let head = lines.next().and_then(|line| line.strip_prefix("nodeinit nonces 1 "));
+        let Some(Ok(floor)) = head.map(str::parse).filter(|_| saved.ends_with('\n')) else {
             return Err("it is not a list of nonces of this version".into());
-        }
+        };
+        let nonces = Nonces::new(floor);
         for line in lines {
             let entry = line.split_once(' ').and_then(|(bucket, digest)| {
                 Some((bucket.parse::<u64>().ok()?, u128::from_str_radix(digest, 16).ok()?))
             });
             let Some((bucket, digest)) = entry else { return Err("a line is broken".into()) };
-            nonces.insert(bucket.saturating_mul(BUCKET), digest.to_be_bytes(), seconds(now));
+            // One that is out of the window by now is not needed any more.
+            let _ =
+                nonces.insert(bucket.saturating_mul(BUCKET), digest.to_be_bytes(), seconds(now));
         }
         Ok(nonces)
     }
@@ -159,7 +172,7 @@ pub fn seconds(at: Timestamp) -> u64 {
 }
 
 /// A token's last use is worth a write when it moved by this much.
-const LAST_USE_STEP: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+const LAST_USE_STEP: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 /// What reads teach, until it is committed in one batch: no read waits for a write.
 #[derive(Default)]
@@ -309,6 +322,18 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_set_back_does_not_bring_a_forgotten_nonce_back() {
+        let nonces = Nonces::new(0);
+        nonces.spend("k", TS, "n", at(NOW)).unwrap();
+        for i in 0..1000 {
+            let _ = nonces.spend("k", TS + 900, &i.to_string(), at(NOW + 900));
+        }
+        assert_eq!(nonces.spend("k", TS, "n", at(NOW)), Err(Stale::TooOld));
+        let after = Nonces::load(&nonces.save(), at(NOW)).unwrap();
+        assert_eq!(after.spend("k", TS, "n", at(NOW)), Err(Stale::BeforeStart));
+    }
+
+    #[test]
     fn the_set_does_not_grow_for_ever() {
         let nonces = Nonces::new(0);
         for step in 0..2000_i64 {
@@ -341,7 +366,7 @@ mod tests {
         nonces.spend("k", TS, "n", at(NOW)).unwrap();
         let saved = nonces.save();
         for end in 0..saved.len() {
-            if saved[..end] == *"nodeinit nonces 1\n" {
+            if saved[..end] == *"nodeinit nonces 1 0\n" {
                 continue; // a whole list of none: only the rename that puts it there makes it whole
             }
             assert!(Nonces::load(&saved[..end], at(NOW)).is_err(), "{end}");

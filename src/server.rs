@@ -107,13 +107,13 @@ impl Server {
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
 
-        let node_listener = bind(settings.listen)?;
-        let node = local(&node_listener, settings.listen)?;
-        let admin_listener = match settings.admin_listen {
+        let node_socket = bind(settings.listen)?;
+        let node = local(&node_socket)?;
+        let admin_socket = match settings.admin_listen {
             AdminListen::Off => None,
-            AdminListen::On(address) => Some((bind(address)?, address)),
+            AdminListen::On(address) => Some(bind(address)?),
         };
-        let admin = admin_listener.as_ref().map(|(l, address)| local(l, *address)).transpose()?;
+        let admin = admin_socket.as_ref().map(local).transpose()?;
         let socket = settings.state_dir.join("admin.sock");
         let socket_listener = bind_socket(&socket)?;
 
@@ -151,10 +151,10 @@ impl Server {
             nonces: nonces_file,
             locks,
         };
-        server.serve_nodes(shared.clone(), node_listener)?;
+        server.serve_nodes(shared.clone(), listen(node_socket)?)?;
         server.serve_socket(shared.clone(), socket_listener)?;
-        if let Some((listener, _)) = admin_listener {
-            server.serve_observers(shared, listener)?;
+        if let Some(socket) = admin_socket {
+            server.serve_observers(shared, listen(socket)?)?;
         }
         server.housekeep(settings.keep_ended_tokens);
         Ok(server)
@@ -265,22 +265,26 @@ fn on_connect(stream: &dyn Any, extensions: &mut Extensions) {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+/// Takes an address; until [`listen`] whoever connects to it is refused.
+fn bind(address: SocketAddr) -> Result<Socket, StartError> {
     let failed = |source| StartError::Bind { address: address.to_string(), source };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
         .map_err(failed)?;
     socket.set_reuse_address(true).map_err(failed)?;
     socket.bind(&address.into()).map_err(failed)?;
-    // A rack that powers up connects all at once.
-    socket.listen(4096).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
+}
+
+fn listen(socket: Socket) -> Result<TcpListener, StartError> {
+    // A rack that powers up connects all at once.
+    socket.listen(4096).map_err(StartError::Serve)?;
     Ok(socket.into())
 }
 
-fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
-    listener
-        .local_addr()
-        .map_err(|source| StartError::Bind { address: address.to_string(), source })
+fn local(socket: &Socket) -> Result<SocketAddr, StartError> {
+    let address = socket.local_addr().map_err(StartError::Serve)?;
+    address.as_socket().ok_or_else(|| StartError::Serve(std::io::Error::other("no IP address")))
 }
 
 /// Binds the admin socket, under the umask of the start. A stale one is replaced: the state lock is

@@ -134,7 +134,11 @@ impl App {
     /// # Errors
     /// [`Failure::NotFound`] when there is none.
     pub async fn project(&self, name_or_id: String) -> Result<Id, Failure> {
+        let none = Failure::NotFound("there is no such project");
+        if name_or_id.contains('\0') {
+            return Err(none); // PostgreSQL refuses to look for it
+        }
         let found = self.db.read(move |conn| projects::find(conn, &name_or_id)).await?;
-        found.map(|project| project.id).ok_or(Failure::NotFound("there is no such project"))
+        found.map(|project| project.id).ok_or(none)
     }
 }

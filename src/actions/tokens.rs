@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{App, Failure, NO_SUCH_NODE, Problem};
+use super::{App, Failure, NO_SUCH_NODE};
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
 use crate::store::columns::Id;
 use crate::store::{nodes, tokens};
@@ -21,29 +21,20 @@ pub async fn get(app: &App, project: Id, system_id: String) -> Result<IssuedToke
     issued.pop().flatten().ok_or(NO_SUCH_NODE)
 }
 
-/// The same for many nodes, in their order. When a node is unknown nothing is answered, but the
-/// tokens made by then stay: they are each node's own.
+/// The same for many nodes, in their order; `None` where the project has no such node.
 ///
 /// # Errors
-/// [`Failure::Invalid`] that names the line of every node the project does not have.
+/// Only the store's.
 pub async fn get_many(
     app: &App,
     project: Id,
     system_ids: Vec<String>,
-) -> Result<Vec<IssuedToken>, Failure> {
+) -> Result<Vec<Option<IssuedToken>>, Failure> {
     let mut issued = Vec::with_capacity(system_ids.len());
-    let mut problems = Vec::new();
-    for (batch, ids) in system_ids.chunks(BATCH).enumerate() {
-        for (at, token) in get_batch(app, project, ids.to_vec()).await?.into_iter().enumerate() {
-            match token {
-                Some(token) => issued.push(token),
-                None => {
-                    problems.push(Problem::line(batch * BATCH + at + 1, "there is no such node"));
-                }
-            }
-        }
+    for ids in system_ids.chunks(BATCH) {
+        issued.extend(get_batch(app, project, ids.to_vec()).await?);
     }
-    if problems.is_empty() { Ok(issued) } else { Err(Failure::Invalid(problems)) }
+    Ok(issued)
 }
 
 async fn get_batch(

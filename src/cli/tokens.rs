@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use ureq::http::Method;
 
 use super::{Common, InProject, output};
-use crate::client::Session;
+use crate::client::{ClientError, Session};
 
 const COLUMNS: [&str; 5] = ["token_key", "system_id", "state", "created_at", "last_used_at"];
 const CREDENTIALS: [&str; 4] = ["system_id", "consumer_key", "token_key", "token_secret"];
@@ -152,7 +152,9 @@ fn get_many(
 ",
         );
         let headers = [("content-type", "application/x-ndjson")];
-        let answer = session.call(Method::POST, &path, &headers, Some(body.as_bytes()))?;
+        let answer = session
+            .call(Method::POST, &path, &headers, Some(body.as_bytes()))
+            .map_err(|error| name_missing(error, batch))?;
         for line in answer.body.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
             let row: Value = serde_json::from_slice(line)?;
             if common.output == output::Format::Json {
@@ -166,6 +168,21 @@ fn get_many(
         return Ok(());
     }
     output::list(common.output, &CREDENTIALS, &rows)
+}
+
+/// The server counts lines; a person named nodes.
+fn name_missing(error: ClientError, nodes: &[String]) -> anyhow::Error {
+    let ClientError::Refused { status: 400, problems, .. } = &error else { return error.into() };
+    let names: Option<Vec<&str>> = problems
+        .iter()
+        .map(|problem| nodes.get(problem.line?.checked_sub(1)?).map(String::as_str))
+        .collect();
+    match names {
+        Some(names) if !names.is_empty() => {
+            anyhow::anyhow!("{}: there is no such node", output::plain(&names.join(" ")))
+        }
+        _ => error.into(),
+    }
 }
 
 pub fn preseed(common: &Common, command: &Preseed) -> anyhow::Result<()> {

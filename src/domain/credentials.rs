@@ -41,6 +41,15 @@ macro_rules! key {
 key!(TokenKey);
 key!(ConsumerKey);
 
+impl TokenKey {
+    /// A key that somebody names; `None` when no token can have it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<TokenKey> {
+        let fits = text.len() == KEY_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        fits.then(|| TokenKey(text.to_owned()))
+    }
+}
+
 impl ConsumerKey {
     /// Whether a claim names this consumer, in time that does not depend on where they differ.
     #[must_use]

@@ -59,7 +59,14 @@ pub fn run(url: &DatabaseUrl) -> Result<Vec<String>, MigrateError> {
 /// # Errors
 /// When the database cannot be reached.
 pub fn status(url: &DatabaseUrl) -> Result<Vec<Step>, MigrateError> {
-    status_on(&mut connect(url)?)
+    match url {
+        // Opening it would make it.
+        DatabaseUrl::Sqlite(path) if !path.exists() => {
+            let names = names::<diesel::sqlite::Sqlite>(&SQLITE)?;
+            Ok(names.into_iter().map(|name| Step { name, applied: false }).collect())
+        }
+        _ => status_on(&mut connect(url)?),
+    }
 }
 
 fn connect(url: &DatabaseUrl) -> Result<DbConnection, DbError> {

@@ -1,7 +1,5 @@
 //! Nodes and their labels.
 
-use std::collections::BTreeMap;
-
 use diesel::prelude::*;
 use diesel::result::OptionalEmptyChangesetExtension;
 
@@ -115,7 +113,8 @@ pub fn exists(conn: &mut DbConnection, system_id: &str) -> QueryResult<bool> {
 /// Which nodes to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    pub labels: BTreeMap<String, String>,
+    /// All of them must be on the node.
+    pub labels: Vec<(String, String)>,
     pub state: Option<BootState>,
 }
 

@@ -27,8 +27,18 @@ impl DatabaseUrl {
     /// # Errors
     /// A sentence that says which URLs there are.
     pub fn parse(text: &str) -> Result<DatabaseUrl, String> {
-        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Ok(DatabaseUrl::Postgres(text.to_owned()));
+        let postgres = text.strip_prefix("postgres://").or(text.strip_prefix("postgresql://"));
+        if let Some(rest) = postgres {
+            // libpq repeats in its errors what it takes for a host or a port, which is the
+            // password when that has a character with a meaning of its own in it.
+            return match rest.split_once(['/', '?', '#']) {
+                Some((_, tail)) if tail.contains('@') => Err(ESCAPE.into()),
+                _ if rest.matches('@').count() > 1 => Err(ESCAPE.into()),
+                Some((_, tail)) if !parameters_are_known(tail) => {
+                    Err("a database URL has a parameter that libpq does not know".into())
+                }
+                _ => Ok(DatabaseUrl::Postgres(text.to_owned())),
+            };
         }
         match text.strip_prefix("sqlite:") {
             Some(path) if !path.is_empty() && !path.contains('\0') => {
@@ -57,6 +67,43 @@ impl std::fmt::Display for DatabaseUrl {
             }
         }
     }
+}
+
+const ESCAPE: &str = "a database URL has one '@', before the host: write '@', '/', '?' and '#' in a \
+                      password as %40, %2F, %3F and %23";
+
+/// Parameters of a connection URI that make sense here (PostgreSQL 18 manual, §32.1.2).
+const PARAMETERS: [&str; 21] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "gssencmode",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "target_session_attrs",
+    "user",
+];
+
+fn parameters_are_known(tail: &str) -> bool {
+    let query = tail.rsplit_once('?').map_or("", |(_, query)| query);
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .filter_map(|pair| pair.split('=').next())
+        .all(|name| PARAMETERS.contains(&name) || name == "tcp_user_timeout")
 }
 
 /// A connection and the time of the pool's life in which it was opened.
@@ -168,7 +215,6 @@ mod tests {
     fn a_printed_url_has_no_password() {
         for (url, shown) in [
             ("postgres://u:p@h:5/n", "postgres://u@h:5/n"),
-            ("postgres://u:p@ss@h/n", "postgres://u@h/n"),
             ("postgres://h/n?password=p", "postgres://h/n"),
             ("postgresql://u@h/n", "postgresql://u@h/n"),
             ("sqlite:/var/lib/x.db", "sqlite:/var/lib/x.db"),
@@ -176,7 +222,17 @@ mod tests {
         ] {
             assert_eq!(DatabaseUrl::parse(url).unwrap().to_string(), shown);
         }
-        for bad in ["", "sqlite:", "mysql://h", "/path", "postgres:h"] {
+        for bad in [
+            "",
+            "sqlite:",
+            "mysql://h",
+            "/path",
+            "postgres:h",
+            "postgres://u:p@ss@h/n",
+            "postgres://u:p/ss@h/n",
+            "postgres://u:p?ss@h/n",
+            "postgres://h/n?pasword=p",
+        ] {
             assert!(DatabaseUrl::parse(bad).is_err(), "{bad}");
         }
     }

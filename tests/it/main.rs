@@ -3,8 +3,10 @@
 #![expect(clippy::format_collect, clippy::needless_pass_by_value, reason = "brevity, in tests")]
 
 mod architecture;
+mod cli;
 mod content;
 mod coverage;
+mod cull;
 mod hardening;
 mod isolation;
 mod metadata;

@@ -167,7 +167,7 @@ fn n05_cleanup_and_traffic_do_not_disturb_each_other() {
         }
         let mut swept = 0;
         while reading.load(std::sync::atomic::Ordering::SeqCst) > 0 {
-            swept += wait(actions::cull::sweep(&server.app, Duration::from_secs(3600))).unwrap();
+            swept += wait(actions::cull::sweep(&server.app, Duration::from_hours(1))).unwrap();
             wait(actions::cull::flush(&server.app)).unwrap();
         }
         swept
@@ -392,7 +392,7 @@ fn plaintext(node: &Node, timestamp: Option<&str>, nonce: Option<&str>) -> Strin
     );
     for (name, value) in [("timestamp", timestamp), ("nonce", nonce)] {
         if let Some(value) = value {
-            header += &format!(", oauth_{name}=\"{value}\"");
+            header.extend([", oauth_", name, "=\"", value, "\""]);
         }
     }
     header

@@ -523,6 +523,15 @@ fn an_odd_path_is_a_missing_node_and_never_trouble() {
         problems(&get(&server, &format!("/v1/default/nodes/{odd}/token")), 404);
         problems(&get(&server, &format!("/v1/{odd}/nodes")), 404);
     }
+    problems(&send(&server, "PATCH", "/v1/default/nodes/n1", &json!({"project": "\u{0}"})), 404);
+    assert_eq!(get(&server, "/v1/tokens?token_key=%00").json()["items"], json!([]));
+    for path in
+        ["/v1/default/nodes?cursor=AA", "/v1/tokens?cursor=AA", "/v1/default/nodes?label=a=%00"]
+    {
+        problems(&get(&server, path), 400);
+    }
+    let nul = post_lines(&server, "/v1/default/tokens", b"\"n1\"\n\"n1\\u0000\"\n\"\"\n");
+    assert_eq!(lines(&problems(&nul, 400)), [2, 3]);
     for unreadable in ["%ff", "%c3%28"] {
         let reply = get(&server, &format!("/v1/default/nodes/{unreadable}"));
         assert!(matches!(reply.status, 400 | 404), "{}", reply.text());

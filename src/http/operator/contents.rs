@@ -3,7 +3,7 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{Page, Query, nodes, unknown_parameter};
+use super::{NodePath, Page, Query, find, find_node, unknown_parameter};
 use crate::actions::contents::{Precondition, hex};
 use crate::actions::{self, Failure, Problem};
 use crate::domain::metadata::ContentKind;
@@ -12,8 +12,6 @@ use crate::http::body;
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
 use crate::store::contents as store;
-
-type NodePath = web::Path<(String, String)>;
 
 macro_rules! doors {
     ($kind:expr, $show:ident, $list:ident, $set:ident, $clear:ident) => {
@@ -81,9 +79,7 @@ async fn show(
             _ => return Err(HttpError::invalid(vec![unknown_parameter("version")])),
         }
     }
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
-    nodes::require(shared, project, &system_id).await?;
+    let (_, system_id) = find_node(shared, path).await?;
     let found = shared
         .app
         .db
@@ -118,9 +114,7 @@ async fn list(
     path: NodePath,
     kind: ContentKind,
 ) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
-    nodes::require(shared, project, &system_id).await?;
+    let (_, system_id) = find_node(shared, path).await?;
     let versions = shared.app.db.read(move |conn| store::list(conn, &system_id, kind)).await?;
     let items = versions
         .into_iter()
@@ -142,6 +136,7 @@ async fn set(
     payload: web::Payload,
     kind: ContentKind,
 ) -> Result<HttpResponse, HttpError> {
+    let bytes = body::read(&request, payload, shared.app.limits.content_bytes).await?;
     let mut strict = false;
     for (name, value) in query.into_inner() {
         match (name.as_str(), value.as_str()) {
@@ -153,11 +148,9 @@ async fn set(
             _ => return Err(HttpError::invalid(vec![unknown_parameter("strict")])),
         }
     }
-    let bytes = body::read(&request, payload, shared.app.limits.content_bytes).await?;
     let precondition = precondition(&request)?;
     let location = request.path().to_owned();
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
+    let (project, system_id) = find(shared, path).await?;
     let stored = actions::contents::set(
         &shared.app,
         project,
@@ -182,8 +175,7 @@ async fn clear(
     kind: ContentKind,
 ) -> Result<HttpResponse, HttpError> {
     let precondition = precondition(request)?;
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
+    let (project, system_id) = find(shared, path).await?;
     actions::contents::clear(&shared.app, project, system_id, kind, precondition).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -9,8 +9,34 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
+use super::Shared;
 use super::error::HttpError;
-use crate::actions::Problem;
+use crate::actions::{NO_SUCH_NODE, Problem};
+use crate::domain::node::SystemId;
+use crate::store::columns::Id;
+use crate::store::nodes::list_known as nodes_of;
+
+/// `{project}/nodes/{system_id}` of a URL.
+pub type NodePath = web::Path<(String, String)>;
+
+/// The project and system id a path names. The project exists, the node may not.
+async fn find(shared: &Shared, path: NodePath) -> Result<(Id, String), HttpError> {
+    let (project, system_id) = path.into_inner();
+    let project = shared.app.project(project).await?;
+    // What is no system id is no node's; and some of it no database would take.
+    match SystemId::parse(&system_id) {
+        Ok(_) => Ok((project, system_id)),
+        Err(_) => Err(NO_SUCH_NODE.into()),
+    }
+}
+
+/// The same for a node that has to be there.
+async fn find_node(shared: &Shared, path: NodePath) -> Result<(Id, String), HttpError> {
+    let (project, system_id) = find(shared, path).await?;
+    let id = system_id.clone();
+    let known = shared.app.db.read(move |conn| nodes_of(conn, project, &[id])).await?;
+    if known.is_empty() { Err(NO_SUCH_NODE.into()) } else { Ok((project, system_id)) }
+}
 
 /// The parameters of a URL's query, in their order.
 pub type Query = web::Query<Vec<(String, String)>>;
@@ -45,7 +71,7 @@ impl Paging {
                     Ok(limit) => paging.limit = usize::min(limit, most),
                 },
                 "cursor" => match URL_SAFE_NO_PAD.decode(&value).map(String::from_utf8) {
-                    Ok(Ok(after)) => paging.after = after,
+                    Ok(Ok(after)) if !after.contains(char::is_control) => paging.after = after,
                     _ => problems.push(Problem::field("cursor", "no cursor of this list")),
                 },
                 _ => rest.push((name, value)),

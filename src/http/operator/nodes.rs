@@ -3,7 +3,7 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{Paging, Query, refuse_if, unknown_parameter};
+use super::{NodePath, Paging, Query, find, refuse_if, unknown_parameter};
 use crate::actions::contents::Checked;
 use crate::actions::nodes::ImportLine;
 use crate::actions::{self, NO_SUCH_NODE, Problem};
@@ -33,7 +33,7 @@ pub async fn list(
         match name.as_str() {
             "label" => match value.split_once('=') {
                 Some((name, value)) if check_label(name, value).is_ok() => {
-                    filter.labels.insert(name.to_owned(), value.to_owned());
+                    filter.labels.push((name.to_owned(), value.to_owned()));
                 }
                 _ => problems.push(Problem::field("label", "a label filter is NAME=VALUE")),
             },
@@ -148,10 +148,9 @@ fn import_line(
 pub async fn show(
     shared: web::Data<Shared>,
     _operator: Operator,
-    path: web::Path<(String, String)>,
+    path: NodePath,
 ) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
+    let (project, system_id) = find(&shared, path).await?;
     let node = shared.app.db.read(move |conn| store::find(conn, project, &system_id)).await?;
     Ok(HttpResponse::Ok().json(node.ok_or(NO_SUCH_NODE)?))
 }
@@ -159,7 +158,7 @@ pub async fn show(
 pub async fn change(
     shared: web::Data<Shared>,
     _operator: Operator,
-    path: web::Path<(String, String)>,
+    path: NodePath,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
@@ -173,8 +172,7 @@ pub async fn change(
         project: fields.text("project"),
     };
     refuse_if(fields.finish())?;
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
+    let (project, system_id) = find(&shared, path).await?;
     let node = actions::nodes::change(&shared.app, project, system_id, change).await?;
     Ok(HttpResponse::Ok().json(node))
 }
@@ -182,21 +180,9 @@ pub async fn change(
 pub async fn remove(
     shared: web::Data<Shared>,
     _operator: Operator,
-    path: web::Path<(String, String)>,
+    path: NodePath,
 ) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
+    let (project, system_id) = find(&shared, path).await?;
     actions::nodes::remove(&shared.app, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
-}
-
-/// A node that a route below it needs to be there.
-pub async fn require(
-    shared: &Shared,
-    project: crate::store::columns::Id,
-    system_id: &str,
-) -> Result<(), HttpError> {
-    let id = system_id.to_owned();
-    let known = shared.app.db.read(move |conn| store::list_known(conn, project, &[id])).await?;
-    if known.is_empty() { Err(NO_SUCH_NODE.into()) } else { Ok(()) }
 }

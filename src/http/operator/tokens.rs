@@ -2,13 +2,13 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Paging, Query, nodes, refuse_if, unknown_parameter};
-use crate::actions::{self, Failure, Problem};
+use super::{NodePath, Page, Paging, Query, find, find_node, refuse_if, unknown_parameter};
+use crate::actions::{self, Failure, NO_SUCH_NODE, Problem};
 use crate::domain::credentials::{IssuedToken, TokenKey, TokenSummary};
 use crate::domain::cull::{Cap, Staleness, parse_duration};
+use crate::domain::node::SystemId;
 use crate::domain::preseed::{self, Format};
 use crate::http::Shared;
 use crate::http::body;
@@ -16,8 +16,6 @@ use crate::http::error::HttpError;
 use crate::http::extract::Operator;
 use crate::store::columns::Id;
 use crate::store::tokens as store;
-
-type NodePath = web::Path<(String, String)>;
 
 /// Bytes of a list of system ids.
 const MOST_IDS: usize = 64 << 20;
@@ -51,8 +49,7 @@ pub async fn get(
     _operator: Operator,
     path: NodePath,
 ) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
+    let (project, system_id) = find(&shared, path).await?;
     let token = actions::tokens::get(&shared.app, project, system_id).await?;
     Ok(HttpResponse::Ok().json(issued(&shared, token)))
 }
@@ -74,17 +71,22 @@ pub async fn get_many(
     let lines = body::parse_lines(&bytes, 1).map_err(HttpError::invalid)?;
     let mut problems = Vec::new();
     let mut ids = Vec::with_capacity(lines.len());
-    for (line, value) in lines {
-        match value {
-            Value::String(id) => ids.push(id),
-            _ => problems.push(Problem::line(line, "a system id is JSON text")),
+    for (line, value) in &lines {
+        match value.as_str().map(SystemId::parse) {
+            Some(Ok(id)) => ids.push(id.to_string()),
+            Some(Err(_)) => problems.push(Problem::line(*line, NO_SUCH_NODE.to_string())),
+            None => problems.push(Problem::line(*line, "a system id is JSON text")),
         }
     }
     refuse_if(problems)?;
     let project = shared.app.project(project.into_inner()).await?;
     let tokens = actions::tokens::get_many(&shared.app, project, ids).await?;
+    let missing = lines.iter().zip(&tokens).filter(|(_, token)| token.is_none());
+    refuse_if(
+        missing.map(|((line, _), _)| Problem::line(*line, NO_SUCH_NODE.to_string())).collect(),
+    )?;
     let mut out = Vec::new();
-    for token in tokens {
+    for token in tokens.into_iter().flatten() {
         // Writing to memory cannot fail, and neither can these types.
         let _ = serde_json::to_writer(&mut out, &issued(&shared, token));
         out.push(b'\n');
@@ -97,9 +99,7 @@ pub async fn show(
     _operator: Operator,
     path: NodePath,
 ) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
-    nodes::require(&shared, project, &system_id).await?;
+    let (_, system_id) = find_node(&shared, path).await?;
     let found = shared.app.db.read(move |conn| store::find_summary(conn, &system_id)).await?;
     let none = Failure::NotFound("this node has no token: get makes one");
     Ok(HttpResponse::Ok().json(found.ok_or(none)?))
@@ -110,8 +110,7 @@ pub async fn revoke(
     _operator: Operator,
     path: NodePath,
 ) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
+    let (project, system_id) = find(&shared, path).await?;
     actions::tokens::revoke(&shared.app, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -128,9 +127,7 @@ pub async fn preseed(
     let format = fields.required("format", Format::parse);
     refuse_if(fields.finish())?;
     let format = format.ok_or_else(|| HttpError::invalid(Vec::new()))?;
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
-    nodes::require(&shared, project, &system_id).await?;
+    let (project, system_id) = find_node(&shared, path).await?;
     let metadata_url = shared.app.metadata_url.clone().ok_or_else(|| {
         Failure::Conflict(
             "--listen is a wildcard, so nodes cannot be told where we are: set --metadata-url"
@@ -156,7 +153,7 @@ pub async fn list(
     let mut key = None;
     for (name, value) in rest {
         match name.as_str() {
-            "token_key" => key = Some(TokenKey::trusted(value)),
+            "token_key" => key = Some(value),
             _ => problems.push(unknown_parameter("cursor, limit, token_key")),
         }
     }
@@ -170,6 +167,15 @@ pub async fn list(
     };
     refuse_if(problems)?;
     let limit = paging.limit_and_one();
+    let key = match key.map(|key| TokenKey::parse(&key)) {
+        // What is no key is no token's.
+        Some(None) => {
+            let none = Page::<TokenSummary> { items: Vec::new(), next: None };
+            return Ok(HttpResponse::Ok().json(none));
+        }
+        Some(key) => key,
+        None => None,
+    };
     let rows =
         shared.app.db.read(move |conn| store::list(conn, key.as_ref(), after, limit)).await?;
     let page = paging.page(rows.into_iter().map(Row).collect(), |Row((id, _))| id.0.to_string());
