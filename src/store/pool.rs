@@ -33,7 +33,9 @@ impl DatabaseUrl {
             // password when that has a character with a meaning of its own in it.
             return match rest.split_once(['/', '?', '#']) {
                 Some((_, tail)) if tail.contains('@') => Err(ESCAPE.into()),
-                _ if rest.matches('@').count() > 1 => Err(ESCAPE.into()),
+                _ if rest.matches('@').count() > 1 || !escapes_are_whole(rest) => {
+                    Err(ESCAPE.into())
+                }
                 Some((_, tail)) if !parameters_are_known(tail) => {
                     Err("a database URL has a parameter that libpq does not know".into())
                 }
@@ -69,8 +71,14 @@ impl std::fmt::Display for DatabaseUrl {
     }
 }
 
-const ESCAPE: &str = "a database URL has one '@', before the host: write '@', '/', '?' and '#' in a \
-                      password as %40, %2F, %3F and %23";
+const ESCAPE: &str = "a database URL has one '@', before the host: write '@', '/', '?', '#' and '%' \
+                      in a password as %40, %2F, %3F, %23 and %25";
+
+fn escapes_are_whole(text: &str) -> bool {
+    text.split('%')
+        .skip(1)
+        .all(|after| after.len() >= 2 && after.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
+}
 
 /// Parameters of a connection URI that make sense here (PostgreSQL 18 manual, §32.1.2).
 const PARAMETERS: [&str; 21] = [
@@ -231,6 +239,7 @@ mod tests {
             "postgres://u:p@ss@h/n",
             "postgres://u:p/ss@h/n",
             "postgres://u:p?ss@h/n",
+            "postgres://u:p%zz@h/n",
             "postgres://h/n?pasword=p",
         ] {
             assert!(DatabaseUrl::parse(bad).is_err(), "{bad}");
