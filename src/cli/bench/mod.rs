@@ -1,0 +1,25 @@
+//! `nodeinit bench`: what a server can do, measured on this machine beside something known.
+
+mod generator;
+mod nginx;
+mod process;
+mod read;
+mod server;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+
+use super::Common;
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Read instance-id as cloud-init does, beside nginx serving a static file without
+    /// authentication
+    Read(read::Read),
+}
+
+pub fn run(common: &Common, command: Bench) -> anyhow::Result<()> {
+    match command {
+        Bench::Read(flags) => read::run(common, &flags).context("bench read"),
+    }
+}
