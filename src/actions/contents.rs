@@ -60,19 +60,24 @@ pub async fn set(
 ) -> Result<Stored, Failure> {
     let refused =
         |findings: Vec<Finding>| Failure::Invalid(findings.into_iter().map(Into::into).collect());
-    // Checking tens of megabytes takes a while, so it is done off the async threads too.
-    let (bytes, warnings) = tokio::task::spawn_blocking(move || match kind {
-        ContentKind::UserData => {
-            let findings = content::user_data(&bytes);
-            if strict && !findings.is_empty() { Err(findings) } else { Ok((bytes, findings)) }
-        }
-        ContentKind::VendorData => content::vendor_data(&bytes).map(|served| (served, Vec::new())),
+    // Checking and hashing tens of megabytes takes a while, so it is done off the async threads.
+    let (bytes, sha256, warnings) = tokio::task::spawn_blocking(move || {
+        let (bytes, warnings) = match kind {
+            ContentKind::UserData => {
+                let findings = content::user_data(&bytes);
+                if strict && !findings.is_empty() { Err(findings) } else { Ok((bytes, findings)) }
+            }
+            ContentKind::VendorData => {
+                content::vendor_data(&bytes).map(|served| (served, Vec::new()))
+            }
+        }?;
+        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+        Ok((bytes, sha256, warnings))
     })
     .await
     .map_err(|_| DbError::Ended)?
     .map_err(refused)?;
 
-    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
     let size = bytes.len();
     let (version, created) = app
         .db
