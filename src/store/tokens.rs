@@ -41,7 +41,9 @@ pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Optio
     type Row = (Id, String, Vec<u8>, Option<Micros>, Option<Micros>, Option<NodeRow>);
     let row: Option<Row> = tokens::table
         .inner_join(consumers::table)
-        .left_join(node_keys::table.inner_join(nodes::table))
+        // Two plain joins: around a nested one SQLite builds the whole inner join for every look-up.
+        .left_join(node_keys::table)
+        .left_join(nodes::table.on(nodes::system_id.nullable().eq(node_keys::system_id.nullable())))
         .filter(tokens::token_key.eq(key.as_str()))
         .select((
             tokens::id,
@@ -51,7 +53,7 @@ pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Optio
             tokens::ended_at,
             (nodes::system_id, nodes::hostname, nodes::ssh_keys, nodes::reprovisions).nullable(),
         ))
-        .first(conn)
+        .get_result(conn)
         .optional()?;
     Ok(row.map(|(id, consumer_key, sealed_secret, last_used_at, ended_at, node)| Known {
         id,
