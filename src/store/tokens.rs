@@ -36,25 +36,33 @@ pub struct NodeRow {
     pub reprovisions: i32,
 }
 
+macro_rules! by_key {
+    ($key:expr) => {
+        tokens::table
+            .inner_join(consumers::table)
+            // Two plain joins: around a nested one SQLite builds the whole inner join first, for
+            // every look-up.
+            .left_join(node_keys::table)
+            .left_join(
+                nodes::table.on(nodes::system_id.nullable().eq(node_keys::system_id.nullable())),
+            )
+            .filter(tokens::token_key.eq($key))
+            .select((
+                tokens::id,
+                consumers::consumer_key,
+                tokens::sealed_secret,
+                tokens::last_used_at,
+                tokens::ended_at,
+                (nodes::system_id, nodes::hostname, nodes::ssh_keys, nodes::reprovisions)
+                    .nullable(),
+            ))
+    };
+}
+
 /// `get_node_for_key`, and what it takes to believe the key.
 pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Option<Known>> {
     type Row = (Id, String, Vec<u8>, Option<Micros>, Option<Micros>, Option<NodeRow>);
-    let row: Option<Row> = tokens::table
-        .inner_join(consumers::table)
-        // Two plain joins: around a nested one SQLite builds the whole inner join for every look-up.
-        .left_join(node_keys::table)
-        .left_join(nodes::table.on(nodes::system_id.nullable().eq(node_keys::system_id.nullable())))
-        .filter(tokens::token_key.eq(key.as_str()))
-        .select((
-            tokens::id,
-            consumers::consumer_key,
-            tokens::sealed_secret,
-            tokens::last_used_at,
-            tokens::ended_at,
-            (nodes::system_id, nodes::hostname, nodes::ssh_keys, nodes::reprovisions).nullable(),
-        ))
-        .get_result(conn)
-        .optional()?;
+    let row: Option<Row> = by_key!(key.as_str()).get_result(conn).optional()?;
     Ok(row.map(|(id, consumer_key, sealed_secret, last_used_at, ended_at, node)| Known {
         id,
         consumer_key: ConsumerKey::trusted(consumer_key),
@@ -304,4 +312,37 @@ pub fn delete_ended(tx: &mut Tx, before: Timestamp, limit: i64) -> QueryResult<u
         .load(tx.conn)?;
     // The token goes with its consumer.
     diesel::delete(consumers::table.filter(consumers::id.eq_any(&ids))).execute(tx.conn)
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::sql_types::Text;
+    use diesel::sqlite::Sqlite;
+
+    use super::*;
+    use crate::store::{DatabaseUrl, migrations, pool};
+
+    #[derive(QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = Text)]
+        detail: String,
+    }
+
+    #[test]
+    fn a_key_is_looked_up_by_indexes_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::Sqlite(dir.path().join("nodeinit.db"));
+        migrations::run(&url).unwrap();
+        let query = diesel::debug_query::<Sqlite, _>(&by_key!("k")).to_string();
+        let query = query.split(" -- binds").next().unwrap().replace('?', "'k'");
+        let DbConnection::Sqlite(mut conn) = pool::Manager::new(url).open().unwrap() else {
+            panic!("the URL names SQLite");
+        };
+        let plan: Vec<Step> =
+            diesel::sql_query(format!("EXPLAIN QUERY PLAN {query}")).load(&mut conn).unwrap();
+        assert!(plan.len() >= 4, "one step a table");
+        for Step { detail } in plan {
+            assert!(detail.starts_with("SEARCH"), "{detail}");
+        }
+    }
 }
