@@ -1,16 +1,19 @@
 //! Nonces and timestamps: what is judged, what is not, and what a stop, a crash and a start keep.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use nodeinit::actions;
 use nodeinit::client::oauth1::{NodeCredentials, hmac_sha1};
 use nodeinit::clock::Clock;
+use nodeinit::maintenance::key;
 use serde_json::json;
 
 use crate::support::process::{Home, Process, free_port};
 use crate::support::wire::{self, nonce};
-use crate::support::{NOW, Node, Options, Reply, TestServer, rows, wait};
+use crate::support::{NOW, Node, Options, Reply, TestDatabase, TestServer, rows, wait};
 
 const PATH: &str = "/latest/meta-data/instance-id";
 
@@ -42,11 +45,13 @@ fn verdict(reply: &Reply) -> String {
     }
 }
 
-/// A server whose first start is behind it. On PostgreSQL that start refuses its first seconds: the
-/// database may be another replica's, and in use.
+/// A server that has been up for a while at [`NOW`]: where there may be replicas, a start without
+/// nonces refuses its first seconds.
 fn start(options: Options) -> TestServer {
-    let server = TestServer::start_with(options);
-    if server.database.is_postgres() { server.restart() } else { server }
+    let earlier = Timestamp::from_second(NOW - 1000).unwrap();
+    let server = TestServer::start_with(Options { clock: Clock::fixed(earlier), ..options });
+    server.clock.advance(1000);
+    server
 }
 
 fn now() -> i64 {
@@ -254,17 +259,29 @@ fn n07_trouble_behind_a_signed_request_is_503_and_the_next_try_is_taken() {
 
 #[test]
 fn n07_lost_database_connections_never_read_as_a_spent_nonce() {
-    let server = start(Options::default());
+    let dir = Arc::new(tempfile::Builder::new().prefix("nodeinit").tempdir().unwrap());
+    let database = Arc::new(TestDatabase::new(dir.path()));
+    let mut options = Options::default();
+    let name = dir.path().file_name().unwrap().to_string_lossy().into_owned();
+    if database.is_postgres() {
+        key::make(&dir.path().join("secret.key")).unwrap();
+        // Other tests have connections to the same server, and keep them.
+        let url = format!("{}&application_name={name}", database.url());
+        options = options.flag("database-url", &url);
+    }
+    let server = TestServer::open(options, dir, database).map_err(|e| e.to_string()).unwrap();
+    server.clock.advance(3);
     let node = server.node("n1");
     if server.database.is_postgres() {
-        server.database.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-             WHERE pid <> pg_backend_pid() AND query LIKE '%node_keys%'",
+        let lost = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE application_name = '{name}'"
         );
+        assert!(rows::number(&server.database, &lost) > 0);
     }
     let began = Instant::now();
     loop {
-        match ask(&node, &hmac(&node, NOW, &nonce())).as_str() {
+        match ask(&node, &hmac(&node, NOW + 3, &nonce())).as_str() {
             "200" => break,
             other => assert!(other.starts_with("503"), "{other}"),
         }
@@ -563,6 +580,26 @@ fn a_clean_stop_keeps_nonces_and_the_start_after_it_takes_fresh_ones_at_once() {
     until_taken(&node);
     assert_eq!(ask(&node, &hmac(&node, timestamp, &spent)), "timestamp_refused");
     server.stop();
+}
+
+#[test]
+fn a_clean_stop_soon_after_a_crash_does_not_make_good_what_was_spent_before_it() {
+    let home = Home::new();
+    let server = home.serve();
+    let node = server.node("n1");
+    until_taken(&node);
+    let (timestamp, spent) = (now(), nonce());
+    assert_eq!(ask(&node, &hmac(&node, timestamp, &spent)), "200");
+    server.kill();
+    home.serve().stop();
+    for _ in 0..2 {
+        let server = home.serve();
+        let node = server.credentials("n1");
+        assert_eq!(ask(&node, &hmac(&node, timestamp, &spent)), "timestamp_refused");
+        until_taken(&node);
+        assert_eq!(ask(&node, &hmac(&node, timestamp, &spent)), "timestamp_refused");
+        server.stop();
+    }
 }
 
 #[test]
