@@ -131,7 +131,7 @@ impl Given {
     }
 
     fn take_file(&mut self, path: &Path, text: &str) {
-        type File = BTreeMap<String, Spanned<BTreeMap<String, Spanned<String>>>>;
+        type File = BTreeMap<String, Spanned<BTreeMap<String, Spanned<Option<String>>>>>;
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return;
         }
@@ -139,10 +139,13 @@ impl Given {
             Ok(file) => file,
             Err(error) => {
                 let line = error.location().map_or(1, |at| at.line());
-                self.problems.push(format!(
-                    "{}:{line}: not sections of settings: write `section:` and, under it, `name: value`",
-                    path.display()
-                ));
+                // The parser's own words may quote the file, and with it a password.
+                let why = if error.to_string().contains("duplicate") {
+                    "a section or setting stands twice"
+                } else {
+                    "not sections of settings: write `section:` and, under it, `name: value`"
+                };
+                self.problems.push(format!("{}:{line}: {why}", path.display()));
                 return;
             }
         };
@@ -162,10 +165,15 @@ impl Given {
                 let line = value.referenced.line();
                 let key = format!("{section}.{name}");
                 match SETTINGS.iter().find(|s| s.section == section && s.name == name) {
-                    Some(setting) => {
-                        let origin = Origin::File { path: path.to_owned(), line, key };
-                        self.values.insert(setting.name, (value.value, origin));
-                    }
+                    Some(setting) => match value.value {
+                        Some(value) => {
+                            let origin = Origin::File { path: path.to_owned(), line, key };
+                            self.values.insert(setting.name, (value, origin));
+                        }
+                        None => self
+                            .problems
+                            .push(format!("{}:{line}: {key}: there is no value", path.display())),
+                    },
                     None => self
                         .problems
                         .push(format!("{}:{line}: unknown setting {key:?}", path.display())),

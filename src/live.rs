@@ -49,6 +49,7 @@ struct Shard {
 pub struct Nonces {
     shards: [Mutex<Shard>; SHARDS],
     count: AtomicUsize,
+    most: usize,
     /// Timestamps up to here are refused: an earlier process may have seen them.
     floor: u64,
 }
@@ -60,8 +61,15 @@ impl Nonces {
         Nonces {
             shards: std::array::from_fn(|_| Mutex::default()),
             count: AtomicUsize::new(0),
+            most: MOST_NONCES,
             floor,
         }
+    }
+
+    /// Timestamps up to here are refused.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor
     }
 
     /// Spends a nonce of a request whose signature was good.
@@ -85,9 +93,6 @@ impl Nonces {
         if timestamp <= self.floor {
             return Err(Stale::BeforeStart);
         }
-        if self.count.load(Ordering::Relaxed) >= MOST_NONCES {
-            return Err(Stale::Full);
-        }
         self.insert(timestamp, digest(token_key, timestamp, nonce), now)
     }
 
@@ -103,6 +108,9 @@ impl Nonces {
         }
         if timestamp <= shard.forgotten {
             return Err(Stale::TooOld);
+        }
+        if self.count.load(Ordering::Relaxed) >= self.most {
+            return Err(Stale::Full);
         }
         if shard.buckets.entry(timestamp / BUCKET).or_default().insert(digest) {
             self.count.fetch_add(1, Ordering::Relaxed);
@@ -345,6 +353,22 @@ mod tests {
         }
         let kept = nonces.count.load(Ordering::Relaxed);
         assert!(kept < 64 * 400, "{kept} kept of a window of 302 seconds");
+    }
+
+    #[test]
+    fn a_full_set_takes_more_once_the_window_has_moved() {
+        let nonces = Nonces { most: 100, ..Nonces::new(0) };
+        let spend = |ts, now| {
+            (0..200).filter(|i| nonces.spend("k", ts, &i.to_string(), at(now)).is_ok()).count()
+        };
+        assert_eq!(spend(TS, NOW), 100);
+        assert_eq!(nonces.spend("k", TS, "more", at(NOW)), Err(Stale::Full));
+        // Each shard drops what is old as it is asked, so the first few may still be turned away.
+        spend(TS + 400, NOW + 400);
+        assert!(
+            nonces.spend("k", TS + 401, "more", at(NOW + 401)).is_ok()
+                || spend(TS + 401, NOW + 401) > 0
+        );
     }
 
     #[test]

@@ -55,14 +55,14 @@ macro_rules! http_server {
 /// Why a server did not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Bind { address: String, source: std::io::Error },
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     File { path: String, source: std::io::Error },
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
-    #[error("cannot serve: {0}")]
-    Serve(std::io::Error),
+    #[error("cannot serve")]
+    Serve(#[source] std::io::Error),
 }
 
 impl From<DbError> for StartError {
@@ -91,15 +91,16 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
-        // Whatever this process makes is its owner's alone: the database, the socket, the nonces.
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         maintenance::make_state_dir(&settings)?;
         let locks = vec![
             lock::state_dir(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
             lock::database(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
         ];
         let brand_new = maintenance::is_brand_new(&settings);
-        for name in migrations::run(&settings.database_url).map_err(MaintenanceError::from)? {
+        let url = settings.database_url.clone();
+        let migrated = tokio::task::spawn_blocking(move || migrations::run(&url)).await;
+        let migrated = migrated.map_err(|_| DbError::Ended)?.map_err(MaintenanceError::from)?;
+        for name in migrated {
             tracing::info!(migration = name, "migrated");
         }
         let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
@@ -318,7 +319,10 @@ fn take_nonces(path: &Path, clock: &Clock, brand_new: bool) -> Result<(Nonces, u
         .and_then(|()| key::sync_directory(path))
         .map_err(|source| StartError::File { path: path.display().to_string(), source })?;
     match Nonces::load(&saved, now) {
-        Ok(nonces) => Ok((nonces, 0)),
+        Ok(nonces) => {
+            let floor = nonces.floor();
+            Ok((nonces, floor))
+        }
         Err(why) => {
             tracing::warn!(path = %path.display(), why, "the saved nonces are not used");
             Ok((Nonces::new(floor), floor))

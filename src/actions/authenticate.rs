@@ -35,10 +35,6 @@ pub enum Refusal {
     Nonce {
         reason: &'static str,
     },
-    /// A form that HMAC covers could not be read: this status says why.
-    Form {
-        status: u16,
-    },
     /// Signed well, by a token that belongs to no node.
     NotANode,
     /// Signed well, too often.
@@ -60,7 +56,6 @@ impl Refusal {
             | Refusal::Refused { reason }
             | Refusal::Timestamp { reason }
             | Refusal::Nonce { reason } => reason,
-            Refusal::Form { .. } => "form_unreadable",
             Refusal::NotANode => "no_node",
             Refusal::TooMany { .. } => "too_many_requests",
             Refusal::Store(_) => "store",

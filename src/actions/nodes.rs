@@ -71,10 +71,12 @@ pub struct ImportLine {
 
 /// What an import did: a line that is already there, just so, is left alone, so that an import
 /// that was cut short can be started again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Imported {
     pub created: usize,
     pub unchanged: usize,
+    /// User-data that cloud-init would silently ignore.
+    pub warnings: Vec<Problem>,
 }
 
 /// Adds many nodes with their contents, all or none.
@@ -82,29 +84,31 @@ pub struct Imported {
 /// # Errors
 /// [`Failure::Invalid`] with every line that is in conflict.
 pub async fn import(app: &App, project: Id, lines: Vec<ImportLine>) -> Result<Imported, Failure> {
-    let made_up: Vec<Result<SystemId, String>> =
-        lines.iter().map(|_| SystemId::parse(&app.mint.system_id())).collect();
+    let mut lines: Vec<(SystemId, ImportLine)> = lines
+        .into_iter()
+        .map(|line| match line.node.system_id.clone() {
+            Some(id) => Ok((id, line)),
+            None => SystemId::parse(&app.mint.system_id()).map(|id| (id, line)),
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|why| Failure::Invalid(vec![Problem::new(why)]))?;
+    // In one order, so that two imports of the same nodes wait for each other and not in a ring.
+    lines.sort_by(|(a, _), (b, _)| a.cmp(b));
     app.db
         .write("import nodes", move |tx| {
             let mut imported = Imported::default();
             let mut problems = Vec::new();
-            for (line, made_up) in lines.into_iter().zip(made_up) {
-                let id = match (line.node.system_id.clone(), made_up) {
-                    (Some(id), _) | (None, Ok(id)) => id,
-                    (None, Err(why)) => {
-                        problems.push(Problem::line(line.line, why));
-                        continue;
-                    }
-                };
+            for (id, line) in lines {
                 match insert(tx, project, &id, &line.node)? {
                     None => {
                         store_contents(tx, &id, &line)?;
                         imported.created += 1;
                     }
-                    Some(_) if is_there(tx.conn, project, &id, &line)? => imported.unchanged += 1,
+                    Some(_) if is_there(tx.conn, project, &line)? => imported.unchanged += 1,
                     Some(taken) => problems.push(Problem::line(line.line, taken)),
                 }
             }
+            problems.sort_by_key(|problem| problem.line);
             if problems.is_empty() { Ok(imported) } else { Err(Failure::Invalid(problems)) }
         })
         .await
@@ -120,13 +124,14 @@ fn store_contents(tx: &mut Tx, id: &SystemId, line: &ImportLine) -> Result<(), F
     Ok(())
 }
 
-fn is_there(
-    conn: &mut DbConnection,
-    project: Id,
-    id: &SystemId,
-    line: &ImportLine,
-) -> Result<bool, Failure> {
-    let Some(there) = nodes::find(conn, project, id.as_str())? else { return Ok(false) };
+fn is_there(conn: &mut DbConnection, project: Id, line: &ImportLine) -> Result<bool, Failure> {
+    // A line that leaves the system id to us is known again by its hostname.
+    let there = match &line.node.system_id {
+        Some(id) => nodes::find(conn, project, id.as_str())?,
+        None => nodes::find_by_hostname(conn, project, &line.node.hostname)?,
+    };
+    let Some(there) = there else { return Ok(false) };
+    let id = &there.system_id;
     let new = &line.node;
     let same = there.hostname == new.hostname
         && there.macs == new.macs

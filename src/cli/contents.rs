@@ -174,17 +174,17 @@ fn print_stored(common: &Common, mut stored: Value) -> anyhow::Result<()> {
 }
 
 fn diff(session: &Session, path: &str, versions: Option<(i32, i32)>) -> anyhow::Result<()> {
-    let (old, new) = if let Some(versions) = versions {
-        versions
-    } else {
-        let listed = session.list(&format!("{path}/versions"), None)?;
-        let number = |version: &Value| version["version"].as_i64()?.try_into().ok();
-        let numbers: Vec<i32> = listed.iter().filter_map(number).collect();
-        let [.., old, new] = numbers.as_slice() else {
-            bail!("there are no two versions to compare");
-        };
-        (*old, *new)
+    let listed = session.list(&format!("{path}/versions"), None)?;
+    let number = |version: &Value| version["version"].as_i64()?.try_into().ok();
+    let numbers: Vec<i32> = listed.iter().filter_map(number).collect();
+    let (old, new) = match (versions, numbers.as_slice()) {
+        (Some((old, new)), _) => (old, new),
+        (None, [.., old, new]) => (*old, *new),
+        _ => bail!("there are no two versions to compare"),
     };
+    if let Some(missing) = [old, new].into_iter().find(|version| !numbers.contains(version)) {
+        bail!("there is no version {missing}");
+    }
     // A version that cleared the content has no bytes.
     let bytes = |version: i32| -> anyhow::Result<Vec<u8>> {
         let answer = session.send(Method::GET, &format!("{path}?version={version}"), &[], None)?;

@@ -37,6 +37,9 @@ pub enum Node {
     Import {
         /// A path, or - for standard input
         file: PathBuf,
+        /// Refuse user-data that cloud-init would silently ignore, instead of warning of it
+        #[arg(long)]
+        strict: bool,
         #[command(flatten)]
         project: InProject,
     },
@@ -153,7 +156,10 @@ pub fn run(common: &Common, command: Node) -> anyhow::Result<()> {
         Node::Remove { system_id, project } => session
             .delete(&project.node(&system_id))
             .with_context(|| format!("node remove {system_id}")),
-        Node::Import { file, project } => import(common, &session, &file, &project),
+        Node::Import { file, strict, project } => {
+            let path = if strict { "?strict=true" } else { "" };
+            import(common, &session, &file, &format!("{}{path}", project.nodes()))
+        }
     }
 }
 
@@ -191,7 +197,7 @@ fn import(
     common: &Common,
     session: &Session,
     file: &std::path::Path,
-    project: &InProject,
+    path: &str,
 ) -> anyhow::Result<()> {
     let bytes = read_file(file)?;
     let (mut created, mut unchanged) = (0, 0);
@@ -210,7 +216,7 @@ fn import(
         }
         let headers = [("content-type", "application/x-ndjson")];
         let answer = session
-            .call(Method::POST, &project.nodes(), &headers, Some(&batch))
+            .call(Method::POST, path, &headers, Some(&batch))
             .map_err(|error| moved(error, first - 1))
             .with_context(|| {
                 format!("node import: {created} nodes were added before this batch; it was not")
@@ -218,6 +224,11 @@ fn import(
         let done: Value = serde_json::from_slice(&answer.body)?;
         created += done["created"].as_u64().unwrap_or(0);
         unchanged += done["unchanged"].as_u64().unwrap_or(0);
+        for warning in done["warnings"].as_array().into_iter().flatten() {
+            let line = warning["line"].as_u64().unwrap_or(0) + (first - 1) as u64;
+            let message = warning["message"].as_str().unwrap_or_default();
+            eprintln!("nodeinit: warning: line {line}: {}", output::plain(message));
+        }
         batch.clear();
     }
     output::object(common.output, &json!({"created": created, "unchanged": unchanged}))

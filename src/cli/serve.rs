@@ -89,7 +89,7 @@ pub struct Migrate {
 #[derive(Subcommand)]
 enum MigrateCommand {
     /// Say which migrations the database has
-    Status,
+    Status(SettingFlags),
 }
 
 #[derive(Subcommand)]
@@ -118,7 +118,11 @@ pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let server = Server::start(settings, Clock::System, mint).await.context("serve")?;
+        let server = tokio::select! {
+            started = Server::start(settings, Clock::System, mint) => started.context("serve")?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
         eprintln!("nodeinit: nodes on http://{}/MAAS/metadata/", server.node);
         if let Some(admin) = server.admin {
             eprintln!("nodeinit: admin on http://{admin}/");
@@ -151,9 +155,13 @@ fn raise_open_files() {
 }
 
 pub fn migrate(common: &Common, command: Migrate) -> anyhow::Result<()> {
-    let settings = settings(common, command.flags).context("settings")?;
+    let flags = match &command.command {
+        Some(MigrateCommand::Status(flags)) => flags.clone(),
+        None => command.flags,
+    };
+    let settings = settings(common, flags).context("settings")?;
     let steps = match command.command {
-        Some(MigrateCommand::Status) => migrations::status(&settings.database_url),
+        Some(MigrateCommand::Status(_)) => migrations::status(&settings.database_url),
         None => {
             maintenance::migrate(&settings, command.new_key).context("migrate")?;
             migrations::status(&settings.database_url)

@@ -84,6 +84,8 @@ impl Session {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
+            // A program that reads our output slowly would find its connection closed by then.
+            .max_idle_connections(0)
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_recv_response(Some(Duration::from_mins(10)))
             .build();

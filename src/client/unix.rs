@@ -74,7 +74,7 @@ impl Transport for UnixTransport {
     }
 
     fn is_open(&mut self) -> bool {
-        // Sockets are used for one command; a peer that is gone shows at the next read.
-        true
+        // No connection is kept for a second request (`max_idle_connections`).
+        false
     }
 }

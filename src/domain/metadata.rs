@@ -76,12 +76,6 @@ impl MetadataKey {
     pub fn parse(segment: &str) -> Option<MetadataKey> {
         MetadataKey::ALL.into_iter().find(|key| key.name() == segment)
     }
-
-    /// cloud-init demands it: it may not be missing (`DS_FIELDS` in DataSourceMAAS.py).
-    #[must_use]
-    pub fn is_required(self) -> bool {
-        matches!(self, MetadataKey::InstanceId | MetadataKey::LocalHostname)
-    }
 }
 
 /// A node as it reads itself, contents apart.

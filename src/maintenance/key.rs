@@ -20,7 +20,7 @@ pub enum KeyError {
     DoesNotFit { path: String },
     #[error("there is a secret key at {path} already: it is not replaced")]
     Exists { path: String },
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     File { path: String, source: std::io::Error },
 }
 
@@ -56,11 +56,10 @@ pub fn make(path: &Path) -> Result<(), KeyError> {
     rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, key.as_mut_slice())
         .map_err(|e| failed(std::io::Error::other(e)))?;
 
-    let partial = path.with_extension("new");
+    let partial = path.with_extension(format!("new.{}", std::process::id()));
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&partial)
         .map_err(failed)?;

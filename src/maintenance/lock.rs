@@ -12,7 +12,7 @@ use crate::store::DatabaseUrl;
 pub enum LockError {
     #[error("{what} is in use by another nodeinit (process {pid}): stop it first")]
     Held { what: String, pid: String },
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     File { path: String, source: std::io::Error },
 }
 
@@ -47,7 +47,10 @@ fn take(path: &Path, what: &str, patience: Duration) -> Result<File, LockError> 
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
     let began = Instant::now();
-    while file.try_lock().is_err() {
+    while let Err(refused) = file.try_lock() {
+        if let std::fs::TryLockError::Error(source) = refused {
+            return Err(failed(source));
+        }
         if began.elapsed() >= patience {
             let mut pid = String::new();
             let _ = file.read_to_string(&mut pid);

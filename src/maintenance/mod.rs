@@ -20,7 +20,7 @@ pub enum MaintenanceError {
     Lock(#[from] lock::LockError),
     #[error(transparent)]
     Store(#[from] DbError),
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     File { path: String, source: std::io::Error },
 }
 
@@ -30,6 +30,8 @@ pub enum MaintenanceError {
 /// When it cannot be made.
 pub fn make_state_dir(settings: &Settings) -> Result<(), MaintenanceError> {
     use std::os::unix::fs::DirBuilderExt as _;
+    // Whatever this process makes is its owner's alone: the database, the socket, the nonces.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let path = &settings.state_dir;
     std::fs::DirBuilder::new()
         .recursive(true)

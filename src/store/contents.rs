@@ -1,6 +1,8 @@
 //! User-data and vendor-data: every version, the bytes stored once each.
 
 use diesel::prelude::*;
+use diesel::result::DatabaseErrorKind;
+use diesel::result::Error::DatabaseError;
 use jiff::Timestamp;
 
 use super::columns::Micros;
@@ -115,9 +117,19 @@ pub fn append(
 }
 
 fn insert_blob(tx: &mut Tx, bytes: &[u8], sha256: &[u8; 32]) -> QueryResult<()> {
-    let there: i64 =
-        blobs::table.filter(blobs::sha256.eq(sha256.as_slice())).count().get_result(tx.conn)?;
-    if there > 0 {
+    // On PostgreSQL this waits for a transaction that is deleting the same bytes, and keeps others
+    // from it until this one ends.
+    let there = match tx.conn {
+        DbConnection::Sqlite(conn) => {
+            blobs::table.find(sha256.as_slice()).select(blobs::sha256).first::<Vec<u8>>(conn)
+        }
+        DbConnection::Postgres(conn) => blobs::table
+            .find(sha256.as_slice())
+            .select(blobs::sha256)
+            .for_key_share()
+            .first::<Vec<u8>>(conn),
+    };
+    if there.optional()?.is_some() {
         return Ok(());
     }
     // In a savepoint: on PostgreSQL the violation would end the whole transaction.
@@ -151,9 +163,13 @@ pub fn delete_unused(tx: &mut Tx, digests: &[Vec<u8>]) -> QueryResult<()> {
             continue;
         }
         // Another transaction may have taken to these bytes since: then the constraint keeps them.
-        let _ = tx.conn.transaction(|conn| {
+        let deleted = tx.conn.transaction(|conn| {
             diesel::delete(blobs::table.filter(blobs::sha256.eq(digest))).execute(conn)
         });
+        match deleted {
+            Err(DatabaseError(DatabaseErrorKind::ForeignKeyViolation, _)) => {}
+            deleted => drop(deleted?),
+        }
     }
     Ok(())
 }

@@ -103,6 +103,21 @@ pub fn find(conn: &mut DbConnection, project: Id, system_id: &str) -> QueryResul
         .transpose()
 }
 
+/// The node of this hostname, however its letters are written.
+pub fn find_by_hostname(
+    conn: &mut DbConnection,
+    project: Id,
+    hostname: &Hostname,
+) -> QueryResult<Option<Node>> {
+    rows!()
+        .filter(nodes::hostname_folded.eq(hostname.folded()))
+        .filter(nodes::project_id.eq(project))
+        .first::<Row>(conn)
+        .optional()?
+        .map(node)
+        .transpose()
+}
+
 /// Whether any project has a node of this system id.
 pub fn exists(conn: &mut DbConnection, system_id: &str) -> QueryResult<bool> {
     let count: i64 =

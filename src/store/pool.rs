@@ -33,9 +33,7 @@ impl DatabaseUrl {
             // password when that has a character with a meaning of its own in it.
             return match rest.split_once(['/', '?', '#']) {
                 Some((_, tail)) if tail.contains('@') => Err(ESCAPE.into()),
-                _ if rest.matches('@').count() > 1 || !escapes_are_whole(rest) => {
-                    Err(ESCAPE.into())
-                }
+                _ if rest.matches('@').count() > 1 || !is_plain(rest) => Err(ESCAPE.into()),
                 Some((_, tail)) if !parameters_are_known(tail) => {
                     Err("a database URL has a parameter that libpq does not know".into())
                 }
@@ -74,10 +72,13 @@ impl std::fmt::Display for DatabaseUrl {
 const ESCAPE: &str = "a database URL has one '@', before the host: write '@', '/', '?', '#' and '%' \
                       in a password as %40, %2F, %3F, %23 and %25";
 
-fn escapes_are_whole(text: &str) -> bool {
-    text.split('%')
-        .skip(1)
-        .all(|after| after.len() >= 2 && after.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
+/// Printable, with whole escapes and brackets: all else libpq would quote back.
+fn is_plain(text: &str) -> bool {
+    let escape =
+        |after: &str| after.len() >= 2 && after.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    text.bytes().all(|b| b.is_ascii_graphic())
+        && text.split('%').skip(1).all(escape)
+        && text.matches('[').count() == text.matches(']').count()
 }
 
 /// Parameters of a connection URI that make sense here (PostgreSQL 18 manual, §32.1.2).
@@ -162,7 +163,8 @@ impl Manager {
                 Ok(DbConnection::Sqlite(conn))
             }
             DatabaseUrl::Postgres(url) => {
-                let mut conn = PgConnection::establish(&with_timeouts(url))?;
+                let mut conn =
+                    PgConnection::establish(&with_timeouts(url)).map_err(|e| without(url, e))?;
                 conn.batch_execute(
                     "SET statement_timeout = '8s'; SET lock_timeout = '4s'; SET synchronous_commit = on; \
                      SET idle_in_transaction_session_timeout = '30s'; SET client_min_messages = warning",
@@ -172,6 +174,16 @@ impl Manager {
             }
         }
     }
+}
+
+/// libpq's reason, unless it repeats the password: then only that there is one.
+fn without(url: &str, error: ConnectionError) -> ConnectionError {
+    let user = url.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+    let password = user.and_then(|(user, _)| user.split_once(':')).map_or("", |(_, p)| p);
+    if password.is_empty() || !error.to_string().contains(password) {
+        return error;
+    }
+    ConnectionError::BadConnection("PostgreSQL cannot be reached with this URL".into())
 }
 
 /// libpq waits for ever by default; a URL that sets these itself is left alone.
@@ -240,6 +252,8 @@ mod tests {
             "postgres://u:p/ss@h/n",
             "postgres://u:p?ss@h/n",
             "postgres://u:p%zz@h/n",
+            "postgres://u:p@[::1/n",
+            "postgres://u:p p@h/n",
             "postgres://h/n?pasword=p",
         ] {
             assert!(DatabaseUrl::parse(bad).is_err(), "{bad}");

@@ -33,6 +33,12 @@ fn put(server: &TestServer, path: &str, condition: Option<(&str, &str)>, bytes: 
     socket::send(&server.socket, "PUT", path, condition.as_slice(), bytes)
 }
 
+/// How many nodes an import created, and how many it found as they were.
+fn counts(reply: &Reply) -> (u64, u64) {
+    let json = reply.json();
+    (json["created"].as_u64().unwrap(), json["unchanged"].as_u64().unwrap())
+}
+
 fn add(server: &TestServer, id: &str) {
     let body = json!({"system_id": id, "hostname": format!("{id}.example.com")});
     let reply = send(server, "POST", "/v1/default/nodes", &body);
@@ -757,9 +763,13 @@ fn an_import_adds_all_with_their_contents_and_can_be_run_again() {
     .concat();
     let first = post_lines(&server, "/v1/default/nodes", text.as_bytes());
     assert_eq!(first.status, 200, "{}", first.text());
-    assert_eq!(first.json(), json!({"created": 3, "unchanged": 0}));
+    assert_eq!(counts(&first), (3, 0));
+    assert_eq!(first.json()["warnings"][0]["code"], "script_not_utf8");
+    assert_eq!(first.json()["warnings"][0]["line"], 1);
+    let strict = post_lines(&server, "/v1/default/nodes?strict=true", text.as_bytes());
+    assert_eq!(strict.status, 400, "{}", strict.text());
     let again = post_lines(&server, "/v1/default/nodes", text.as_bytes());
-    assert_eq!(again.json(), json!({"created": 0, "unchanged": 3}));
+    assert_eq!(counts(&again), (0, 3));
     assert_eq!(get(&server, "/v1/default/nodes/n1/user-data").header("etag"), Some("\"1\""));
 
     let node = server.credentials("n1");
@@ -772,9 +782,9 @@ fn an_import_adds_all_with_their_contents_and_can_be_run_again() {
     // What was cut short goes on where it was: some there, some new.
     let longer = text + "\n" + &import_line("n4", &json!({}));
     let longer = post_lines(&server, "/v1/default/nodes", longer.as_bytes());
-    assert_eq!(longer.json(), json!({"created": 1, "unchanged": 3}));
+    assert_eq!(counts(&longer), (1, 3));
     let nothing = post_lines(&server, "/v1/default/nodes", b"\n");
-    assert_eq!(nothing.json(), json!({"created": 0, "unchanged": 0}));
+    assert_eq!(counts(&nothing), (0, 0));
 }
 
 #[test]
@@ -1231,4 +1241,65 @@ fn any_bytes_put_as_user_data_come_back_byte_for_byte_from_both_planes() {
         there_and_back(&bytes).unwrap();
     }
     there_and_back(&(0..=255).collect::<Vec<u8>>()).unwrap();
+}
+
+#[test]
+fn bytes_that_nodes_share_come_and_go_under_them_without_trouble() {
+    let server = TestServer::start();
+    std::thread::scope(|scope| {
+        for worker in 0..6 {
+            let server = &server;
+            scope.spawn(move || {
+                for round in 0..12 {
+                    let id = format!("n{worker}-{round}");
+                    add(server, &id);
+                    let path = format!("/v1/default/nodes/{id}/user-data");
+                    let reply = put(server, &path, None, b"#!/bin/sh\necho shared\n");
+                    assert_eq!(reply.status, 201, "{}", reply.text());
+                    assert_eq!(get(server, &path).body, b"#!/bin/sh\necho shared\n");
+                    let gone = socket::send(
+                        &server.socket,
+                        "DELETE",
+                        &format!("/v1/default/nodes/{id}"),
+                        &[],
+                        b"",
+                    );
+                    assert_eq!(gone.status, 204, "{}", gone.text());
+                }
+            });
+        }
+    });
+    assert_eq!(rows::count(&server.database, "blobs"), 0);
+}
+
+#[test]
+fn imports_of_the_same_nodes_in_any_order_wait_for_each_other() {
+    let server = TestServer::start();
+    let line =
+        |i: &usize| format!("{{\"system_id\":\"n{i}\",\"hostname\":\"n{i}.example.com\"}}\n");
+    let forwards: String = (0..60).collect::<Vec<_>>().iter().map(line).collect();
+    let backwards: String = (0..60).rev().collect::<Vec<_>>().iter().map(line).collect();
+    let created: u64 = std::thread::scope(|scope| {
+        let imports: Vec<_> = (0..8)
+            .map(|i| if i % 2 == 0 { &forwards } else { &backwards })
+            .map(|text| {
+                let server = &server;
+                scope.spawn(move || {
+                    let reply = post_lines(server, "/v1/default/nodes", text.as_bytes());
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                    counts(&reply).0
+                })
+            })
+            .collect();
+        imports.into_iter().map(|import| import.join().unwrap()).sum()
+    });
+    assert_eq!(created, 60);
+}
+
+#[test]
+fn a_line_without_a_system_id_is_known_again_by_its_hostname() {
+    let server = TestServer::start();
+    let line = b"{\"hostname\": \"Web.example.com\"}\n";
+    assert_eq!(counts(&post_lines(&server, "/v1/default/nodes", line)), (1, 0));
+    assert_eq!(counts(&post_lines(&server, "/v1/default/nodes", line)), (0, 1));
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use bytes::BytesMut;
 
 use super::answer::{micros, peer, request_id, stamp};
 use super::error::RETRY_AFTER_SECONDS;
@@ -15,17 +16,17 @@ use super::{Shared, body};
 use crate::actions::App;
 use crate::actions::authenticate::{Refusal, SignedNode, authenticate, claim};
 use crate::domain::limits::Limits;
-use crate::oauth::{Method as SignatureMethod, SignedRequest};
+use crate::oauth::{Claim, Method as SignatureMethod, SignedRequest};
 use crate::store::DbError;
 use crate::telemetry::RequestLine;
-use route::Path;
+use route::{Path, Target};
 
 /// Clients have no timeout after their first request (`read_maas_seed_url` reads with none), so
 /// the first byte has to come by itself, whatever happens behind it.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// Bytes of a form body that HMAC covers.
-const FORM_BYTES: usize = 1 << 20;
+/// Bytes of a form body that HMAC covers, held before it is known who sent them.
+const FORM_BYTES: usize = 64 << 10;
 
 /// An answer of the node plane and what its log line says beside it.
 pub struct Answer {
@@ -51,9 +52,16 @@ pub async fn serve(
     let started = Instant::now();
     let id = request_id(&shared.app);
     let path = route::parse(request.path());
-    let answer =
-        tokio::time::timeout(DEADLINE, answer(&request, payload, &shared.app, &path)).await;
-    let mut answer = answer.unwrap_or_else(|_| unavailable("deadline", None));
+    // The deadline counts from the request's last byte.
+    let mut answer = match receive(&request, payload, &shared.app, &path).await {
+        Err(answer) => answer,
+        Ok(received) => {
+            let answer = answer(&request, &shared.app, received);
+            tokio::time::timeout(DEADLINE, answer)
+                .await
+                .unwrap_or_else(|_| unavailable("deadline", None))
+        }
+    };
     stamp(answer.response.headers_mut(), "Authorization", &id);
 
     let bytes = match actix_web::body::MessageBody::size(answer.response.body()) {
@@ -79,31 +87,58 @@ pub async fn serve(
     answer.response
 }
 
-async fn answer(
-    request: &HttpRequest,
+/// A request that has been read to its end: what it asks for, and what it says of itself.
+struct Received<'r> {
+    target: Target<'r>,
+    claim: Claim<'r>,
+    form: Option<BytesMut>,
+}
+
+/// Reads a request. What is refused here is refused without the store.
+async fn receive<'r>(
+    request: &'r HttpRequest,
     payload: web::Payload,
     app: &App,
-    path: &Path<'_>,
-) -> Answer {
+    path: &Path<'r>,
+) -> Result<Received<'r>, Answer> {
     if header_bytes(request) > app.limits.header_bytes {
-        return text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large")
-            .into();
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(text(status, "the headers are too large").into());
     }
     let target = match path {
-        Path::Known(target) => target,
+        Path::Known(target) => *target,
         // Which versions and paths there are is no secret, so no signature is asked for.
         Path::UnknownVersion(version) => {
-            return not_found(&format!("Unknown metadata version: {}", shown(version))).into();
+            let message = format!("Unknown metadata version: {}", shown(version));
+            return Err(not_found(&message).into());
         }
-        Path::Unknown => return not_found("Not found").into(),
+        Path::Unknown => return Err(not_found("Not found").into()),
     };
-    let node = match sign_in(request, payload, app).await {
+    let headers = request.headers().get_all(header::AUTHORIZATION);
+    let claim = claim(headers.map(header::HeaderValue::as_bytes))
+        .map_err(|refusal| refuse(app, request, &refusal))?;
+    let covers_form = claim.method != SignatureMethod::Plaintext
+        && body::media_type(request) == "application/x-www-form-urlencoded";
+    let form = if covers_form {
+        let form = body::read(request, payload, FORM_BYTES).await;
+        Some(form.map_err(|error| Answer {
+            reason: "form_unreadable",
+            ..text(error.status_code(), "The form cannot be read").into()
+        })?)
+    } else {
+        None
+    };
+    Ok(Received { target, claim, form })
+}
+
+async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Answer {
+    let node = match sign_in(request, app, &received).await {
         Ok(SignedNode { node }) => node,
         Err(refusal) => return refuse(app, request, &refusal),
     };
     let system_id = node.system_id.clone();
     let mut answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        match metadata::read(app, node, *target).await {
+        match metadata::read(app, node, received.target).await {
             Ok(response) => response.into(),
             Err(error) => unavailable("store", Some(error.to_string())),
         }
@@ -119,19 +154,9 @@ async fn answer(
 /// The one way to an identity on this plane.
 async fn sign_in(
     request: &HttpRequest,
-    payload: web::Payload,
     app: &App,
+    received: &Received<'_>,
 ) -> Result<SignedNode, Refusal> {
-    let claim =
-        claim(request.headers().get_all(header::AUTHORIZATION).map(header::HeaderValue::as_bytes))?;
-    let covers_form = claim.method != SignatureMethod::Plaintext
-        && body::media_type(request) == "application/x-www-form-urlencoded";
-    let form = if covers_form {
-        let form = body::read(request, payload, FORM_BYTES).await;
-        Some(form.map_err(|error| Refusal::Form { status: error.status_code().as_u16() })?)
-    } else {
-        None
-    };
     let host =
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let scheme = match &app.metadata_url {
@@ -144,9 +169,9 @@ async fn sign_in(
         scheme,
         host,
         target,
-        form: form.as_deref(),
+        form: received.form.as_deref(),
     };
-    authenticate(app, &claim, &signed).await
+    authenticate(app, &received.claim, &signed).await
 }
 
 /// Every refusal. The caller learns the variant, the log the reason.
@@ -166,10 +191,6 @@ fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
         Refusal::Refused { .. } => unauthorized("credentials_refused"),
         Refusal::Timestamp { .. } => unauthorized("timestamp_refused"),
         Refusal::Nonce { .. } => unauthorized("nonce_refused"),
-        Refusal::Form { status } => {
-            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST);
-            text(status, "The form cannot be read")
-        }
         Refusal::NotANode => text(StatusCode::FORBIDDEN, "Not authenticated as a known node."),
         Refusal::TooMany { retry_after } => too_many(*retry_after),
         Refusal::Store(error) => return unavailable("store", Some(error.to_string())),

@@ -3,7 +3,7 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{NodePath, Page, Query, find, find_node, unknown_parameter};
+use super::{NodePath, Page, Query, find, find_node, is_strict, unknown_parameter};
 use crate::actions::contents::{Precondition, hex};
 use crate::actions::{self, Failure, Problem};
 use crate::domain::metadata::ContentKind;
@@ -137,17 +137,7 @@ async fn set(
     kind: ContentKind,
 ) -> Result<HttpResponse, HttpError> {
     let bytes = body::read(&request, payload, shared.app.limits.content_bytes).await?;
-    let mut strict = false;
-    for (name, value) in query.into_inner() {
-        match (name.as_str(), value.as_str()) {
-            ("strict", "true") => strict = true,
-            ("strict", "false") => strict = false,
-            ("strict", _) => {
-                return Err(HttpError::invalid(vec![Problem::field("strict", "true or false")]));
-            }
-            _ => return Err(HttpError::invalid(vec![unknown_parameter("strict")])),
-        }
-    }
+    let strict = is_strict(query)?;
     let precondition = precondition(&request)?;
     let location = request.path().to_owned();
     let (project, system_id) = find(shared, path).await?;

@@ -93,6 +93,21 @@ impl Paging {
     }
 }
 
+/// `?strict=true`: refuse what cloud-init would silently ignore, instead of warning of it.
+fn is_strict(query: Query) -> Result<bool, HttpError> {
+    let mut strict = false;
+    for (name, value) in query.into_inner() {
+        match (name.as_str(), value.parse()) {
+            ("strict", Ok(given)) => strict = given,
+            ("strict", Err(_)) => {
+                return Err(HttpError::invalid(vec![Problem::field("strict", "true or false")]));
+            }
+            _ => return Err(HttpError::invalid(vec![unknown_parameter("strict")])),
+        }
+    }
+    Ok(strict)
+}
+
 fn unknown_parameter(known: &str) -> Problem {
     Problem::new(format!("there is a query parameter that is not known; known are {known}"))
 }

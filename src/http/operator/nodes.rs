@@ -3,10 +3,11 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{NodePath, Paging, Query, find, refuse_if, unknown_parameter};
+use super::{NodePath, Paging, Query, find, is_strict, refuse_if, unknown_parameter};
 use crate::actions::contents::Checked;
-use crate::actions::nodes::ImportLine;
+use crate::actions::nodes::{ImportLine, Imported};
 use crate::actions::{self, NO_SUCH_NODE, Problem};
+use crate::domain::content::{self, Finding};
 use crate::domain::limits::Limits;
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, NodeChange, SshKey, SystemId, check_label,
@@ -57,6 +58,7 @@ pub async fn create(
     shared: web::Data<Shared>,
     _operator: Operator,
     project: web::Path<String>,
+    query: Query,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
@@ -80,12 +82,14 @@ pub async fn create(
             let most = limits.json_bytes + limits.content_bytes / 3 * 8;
             let bytes = body::read(&request, payload, most).await?;
             let limits = limits.clone();
-            let lines = web::block(move || import_lines(&bytes, &limits))
+            let strict = is_strict(query)?;
+            let (lines, warnings) = web::block(move || import_lines(&bytes, &limits, strict))
                 .await
                 .map_err(|_| crate::store::DbError::Ended)?
                 .map_err(HttpError::invalid)?;
             let project = app.project(project.into_inner()).await?;
-            Ok(HttpResponse::Ok().json(actions::nodes::import(app, project, lines).await?))
+            let imported = actions::nodes::import(app, project, lines).await?;
+            Ok(HttpResponse::Ok().json(Imported { warnings, ..imported }))
         }
         _ => Err(HttpError::media_type("application/json, or application/x-ndjson for many nodes")),
     }
@@ -101,46 +105,60 @@ fn new_node(fields: &mut Fields) -> Option<NewNode> {
     Some(NewNode { system_id, hostname: hostname?, macs, ssh_keys, labels, netboot })
 }
 
-fn import_lines(bytes: &[u8], limits: &Limits) -> Result<Vec<ImportLine>, Vec<Problem>> {
+fn import_lines(
+    bytes: &[u8],
+    limits: &Limits,
+    strict: bool,
+) -> Result<(Vec<ImportLine>, Vec<Problem>), Vec<Problem>> {
     let values = body::parse_lines(bytes, limits.json_depth)?;
     if values.len() > MOST_LINES {
         return Err(vec![Problem::new(format!("send at most {MOST_LINES} lines at once"))]);
     }
     let mut lines = Vec::with_capacity(values.len());
     let mut problems = Vec::new();
+    let mut warnings = Vec::new();
     for (line, value) in values {
         match import_line(line, value, limits) {
-            Ok(read) => lines.push(read),
+            Ok((read, found)) => {
+                lines.push(read);
+                let to = if strict { &mut problems } else { &mut warnings };
+                to.extend(found);
+            }
             Err(wrong) => problems.extend(wrong.into_iter().map(|problem| problem.at_line(line))),
         }
     }
-    if problems.is_empty() { Ok(lines) } else { Err(problems) }
+    if problems.is_empty() { Ok((lines, warnings)) } else { Err(problems) }
 }
 
+/// A line, and what cloud-init would silently ignore in its user-data.
 fn import_line(
     line: usize,
     value: serde_json::Value,
     limits: &Limits,
-) -> Result<ImportLine, Vec<Problem>> {
+) -> Result<(ImportLine, Vec<Problem>), Vec<Problem>> {
     let mut fields = Fields::new(value).map_err(|problem| vec![problem])?;
     let node = new_node(&mut fields);
     let user_data = fields.bytes("user_data", limits.content_bytes);
     let vendor_data = fields.bytes("vendor_data", limits.content_bytes);
     let mut problems = fields.finish();
+    let found = |field: &'static str, findings: Vec<Finding>| {
+        let problem =
+            move |finding| Problem { field: Some(field), ..Problem::from(finding).at_line(line) };
+        findings.into_iter().map(problem).collect::<Vec<_>>()
+    };
     let vendor_data = match vendor_data.map(|bytes| Checked::vendor_data(&bytes)).transpose() {
         Ok(checked) => checked,
         Err(findings) => {
-            problems.extend(
-                findings
-                    .into_iter()
-                    .map(Problem::from)
-                    .map(|problem| Problem { field: Some("vendor_data"), ..problem }),
-            );
+            problems.extend(found("vendor_data", findings));
             None
         }
     };
+    let ignored =
+        found("user_data", user_data.as_deref().map(content::user_data).unwrap_or_default());
     match node {
-        Some(node) if problems.is_empty() => Ok(ImportLine { line, node, user_data, vendor_data }),
+        Some(node) if problems.is_empty() => {
+            Ok((ImportLine { line, node, user_data, vendor_data }, ignored))
+        }
         _ => Err(problems),
     }
 }
