@@ -7,6 +7,7 @@ use ureq::http::Method;
 
 use super::{Common, InProject, output};
 use crate::client::{ClientError, Session};
+use crate::domain::cull::{Cap, parse_duration};
 
 const COLUMNS: [&str; 5] = ["token_key", "system_id", "state", "created_at", "last_used_at"];
 const CREDENTIALS: [&str; 4] = ["system_id", "consumer_key", "token_key", "token_secret"];
@@ -53,16 +54,16 @@ pub enum Token {
 #[derive(Args)]
 pub struct Cull {
     /// Made longer ago than this and never used, such as 7d
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "D", value_parser = duration, required_unless_present = "idle_for")]
     unused_for: Option<String>,
     /// Last used longer ago than this, such as 90d
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "D", value_parser = duration)]
     idle_for: Option<String>,
     /// Print exactly what would go, and leave it
     #[arg(long)]
     dry_run: bool,
     /// Refuse to end more than this many, or this share of the live ones (at least 10)
-    #[arg(long, value_name = "N|N%", default_value = "5%")]
+    #[arg(long, value_name = "N|N%", default_value = "5%", value_parser = cap)]
     max: String,
     /// End them however many there are
     #[arg(long)]
@@ -78,6 +79,15 @@ pub struct Preseed {
     format: String,
     #[command(flatten)]
     project: InProject,
+}
+
+/// The server reads these; what it would refuse is wrong use here.
+fn duration(text: &str) -> Result<String, String> {
+    parse_duration(text).map(|_| text.to_owned())
+}
+
+fn cap(text: &str) -> Result<String, String> {
+    Cap::parse(text).map(|_| text.to_owned())
 }
 
 pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
