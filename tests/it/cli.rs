@@ -459,7 +459,9 @@ fn token_cull_prints_what_goes_on_stdout_and_how_many_on_stderr() {
     assert_eq!(dry.err, "nodeinit: 12 tokens would end\n");
     let refused = up.cli(&["token", "cull", "--unused-for", "1s"]);
     assert!(failed(&refused).contains("at most 10"), "{}", refused.err);
-    assert!(failed(&up.cli(&["token", "cull"]).one_line()).contains("token cull"));
+    for wrong in [&["token", "cull"][..], &["token", "cull", "--idle-for", "1x"]] {
+        assert_eq!(up.cli(wrong).code, 2, "{wrong:?}: wrong use");
+    }
     let done =
         up.cli(&["token", "cull", "--unused-for", "1s", "--max", "100%", "-o", "json"]).done();
     assert_eq!(done.err, "nodeinit: 12 tokens ended\n");
