@@ -18,6 +18,5 @@ mod operator;
 mod policy_cases;
 mod policy_rules;
 mod readme;
-mod smoke;
 mod support;
 mod tokens;
