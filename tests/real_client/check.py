@@ -2,7 +2,7 @@
 
 Runs as root in network, mount and pid namespaces of its own: scripts/real-client sets them up.
 usage: check.py SUITE ROOT BINARY WORK [WORD]        with WORD only the checks that have it in their names
-The numbers in the docstrings of the checks are those of section D of the project's facts/cloud-init.md.
+The numbers in the docstrings of the checks are those of the project's list of what a node's client must see.
 """
 
 import os

@@ -72,7 +72,7 @@ impl Target {
         signers: &[Signer],
         answer: impl Fn(&Signer) -> String,
     ) -> Target {
-        // Header names, order and values: facts A1 of cloud-init 22.4.2 to 26.2.
+        // Header names, order and values as captured from cloud-init 22.4.2 to 26.2.
         let head = format!(
             "GET {PATH} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: Cloud-Init/25.1.4\r\n\
              Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\

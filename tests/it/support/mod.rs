@@ -331,7 +331,7 @@ impl Node {
         }
     }
 
-    /// The header cloud-init sends, with a fresh nonce (facts: oauthlib's order and spacing).
+    /// The header cloud-init sends, with a fresh nonce, in oauthlib's order and spacing.
     pub fn header(&self) -> String {
         self.header_at(self.clock.now().as_second(), &wire::nonce())
     }
