@@ -15,6 +15,7 @@ use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{App as Actix, HttpServer, web};
 use jiff::SignedDuration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::actions::{self, App, Nobody};
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
+use crate::domain::password::Password;
 use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
@@ -39,6 +41,10 @@ const STALLED: Duration = Duration::from_secs(30);
 /// What reads taught is on disk this soon.
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
+
+/// Failed logins of one source and name at once, and how soon there may be another.
+const LOGIN_BURST: u32 = 10;
+const LOGIN_EVERY: Duration = Duration::from_secs(30);
 
 /// How long an idle connection is kept: longer than the proxies in front keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -121,10 +127,18 @@ impl Server {
         let socket_listener = bind_socket(&socket)?;
 
         let nobody = Nobody::new(&sealer, &mint);
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
+        let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
+            StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
+        })?;
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
             identities: Arc::default(),
+            logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
+            nobodys_password,
+            hashing: Semaphore::new(cores),
             policy: compiled_in(),
             service_token_window: SignedDuration::from_hours(48),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
