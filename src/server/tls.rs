@@ -2,10 +2,13 @@
 //! and told of.
 
 use std::fmt::{Debug, Write as _};
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actix_http::body::MessageBody;
@@ -20,7 +23,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{InconsistentKeys, InvalidMessage, ServerConfig};
 use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::{DRAIN_SECONDS, KEEP_ALIVE, tune};
 use crate::config::{Settings, TlsFiles};
@@ -127,7 +132,7 @@ impl Tls {
         workers: usize,
         connections_per_worker: usize,
         app: F,
-    ) -> std::io::Result<Server>
+    ) -> io::Result<Server>
     where
         F: Fn() -> I + Send + Clone + 'static,
         I: IntoServiceFactory<S, Request>,
@@ -165,7 +170,7 @@ impl Tls {
     }
 
     /// Logs a failed handshake, unless a flood of them has been logged enough.
-    fn tell(&self, peer: Option<std::net::SocketAddr>, reason: &str) {
+    fn tell(&self, peer: Option<SocketAddr>, reason: &str) {
         let Some(unsaid) = self.told.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return;
         };
@@ -191,9 +196,59 @@ impl Told {
     }
 }
 
-type Secured = (tokio_rustls::server::TlsStream<TcpStream>, Protocol, Option<std::net::SocketAddr>);
+/// A connection whose handshake is done. Many clients look at the certificate's name only now, and
+/// leave without a word, let alone an alert, if it is not theirs: that is told of as well.
+struct Secured {
+    stream: TlsStream<TcpStream>,
+    tls: Arc<Tls>,
+    peer: Option<SocketAddr>,
+    has_spoken: bool,
+}
 
-async fn handshake(tls: Arc<Tls>, stream: TcpStream) -> Result<Secured, ()> {
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.has_spoken |= buffer.filled().len() > before;
+        polled
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        if !self.has_spoken {
+            let reason =
+                "it said nothing after the handshake: it may not believe the certificate's name";
+            self.tls.tell(self.peer, reason);
+        }
+    }
+}
+
+type Connection = (Secured, Protocol, Option<SocketAddr>);
+
+async fn handshake(tls: Arc<Tls>, stream: TcpStream) -> Result<Connection, ()> {
     tune(&stream);
     let peer = stream.peer_addr().ok();
     let config = tls.config.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -205,7 +260,10 @@ async fn handshake(tls: Arc<Tls>, stream: TcpStream) -> Result<Secured, ()> {
         TlsAcceptor::from(config).accept(stream).await.map(Some)
     };
     match tokio::time::timeout(tls.header_time, accept).await {
-        Ok(Ok(Some(stream))) => return Ok((stream, Protocol::Http1, peer)),
+        Ok(Ok(Some(stream))) => {
+            let secured = Secured { stream, tls, peer, has_spoken: false };
+            return Ok((secured, Protocol::Http1, peer));
+        }
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tls.tell(peer, &reason(&error)),
         Err(_) => tls.tell(peer, "it took too long"),
@@ -213,7 +271,7 @@ async fn handshake(tls: Arc<Tls>, stream: TcpStream) -> Result<Secured, ()> {
     Err(())
 }
 
-fn reason(error: &std::io::Error) -> String {
+fn reason(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
             "not TLS: plain HTTP, perhaps".into()

@@ -201,6 +201,9 @@ fn what_is_no_handshake_is_closed_told_of_and_told_of_no_more_in_a_flood() {
     assert_eq!(server.said().matches(failed).count(), 1, "{}", server.said());
     assert!(Ca::new().client().connect(server.node, "127.0.0.1").is_err());
     said(&server, "UnknownCA", 1);
+    // A client that looks at the name late leaves like this.
+    drop(ca.client().connect(server.node, "127.0.0.1").unwrap());
+    said(&server, "it said nothing after the handshake", 1);
     for _ in 0..100 {
         let _ = speak_plainly(server.node);
     }
