@@ -64,6 +64,8 @@ pub struct App {
     pub plaintext_replay: PlaintextReplay,
     /// What is written into preseeds; `None` until a wildcard listener is given its name.
     pub metadata_url: Option<MetadataUrl>,
+    /// `http` or `https`: what nodes speak to the node listener itself.
+    pub node_scheme: &'static str,
 }
 
 /// The token that no request can name, so that refusing an unknown one takes the same steps.

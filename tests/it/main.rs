@@ -19,4 +19,5 @@ mod policy_cases;
 mod policy_rules;
 mod readme;
 mod support;
+mod tls;
 mod tokens;

@@ -127,7 +127,9 @@ pub async fn validate(
             "belongsTo" => belongs_to = Some(value),
             "allow_expired" => allow_expired = matches!(value.as_str(), "1" | "true"),
             _ => {
-                return Err(HttpError::invalid(vec![unknown_parameter("belongsTo, allow_expired")]));
+                return Err(HttpError::invalid(vec![unknown_parameter(
+                    "belongsTo, allow_expired",
+                )]));
             }
         }
     }
