@@ -66,9 +66,8 @@ fn by_password(mut fields: Fields) -> Result<Proof, HttpError> {
     let by_id = fields.parsed("userId", |text| Ok(id(text).map_or(Who::Nobody, Who::Id)));
     let password = fields.parsed("password", |text| Ok(Password::tried(text)));
     refuse_if(fields.finish())?;
-    let who = match (name, by_id) {
-        (Some(who), None) | (None, Some(who)) => who,
-        _ => return Err(missing("username")),
+    let ((Some(who), None) | (None, Some(who))) = (name, by_id) else {
+        return Err(missing("username"));
     };
     Ok(Proof::Password(who, password.ok_or_else(|| missing("password"))?))
 }

@@ -57,7 +57,7 @@ pub async fn list(
         let user = db.read(move |conn| store::find_by_name(conn, &named)).await?;
         return Ok(one(user.ok_or(NO_SUCH_USER)?));
     }
-    let users = db.read(|conn| store::list(conn)).await?;
+    let users = db.read(store::list).await?;
     let users: Vec<Shown> = users.into_iter().map(shown).collect();
     Ok(HttpResponse::Ok().json(json!({"users": users, "users_links": []})))
 }
@@ -182,7 +182,8 @@ pub async fn bootstrap(
     Ok(response.json(json!({"user": shown(user)})))
 }
 
-/// A field that Keystone knows under two names; if both are there, they agree.
+/// A field that Keystone knows under two names; if both are there, they agree. The first one counts,
+/// even when there is nothing in it.
 fn either<T>(
     fields: &mut Fields,
     field: &'static str,
