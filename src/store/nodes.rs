@@ -175,7 +175,7 @@ pub fn list(
         Some(BootState::Issued) => {
             query.filter(node_keys::token_id.is_not_null()).filter(tokens::last_used_at.is_null())
         }
-        Some(BootState::Contacted) => query.filter(tokens::last_used_at.is_not_null()),
+        Some(_) => query.filter(tokens::last_used_at.is_not_null()),
     };
     query.load::<Row>(conn)?.into_iter().map(node).collect()
 }
