@@ -92,6 +92,19 @@ pub fn whoami(session: &Session) -> Result<Value, ClientError> {
     session.get("/v1/whoami")
 }
 
+/// Who a node is, asked on the node plane with its signature.
+///
+/// # Errors
+/// As [`Session::call`].
+pub fn node(session: &Session) -> Result<Value, ClientError> {
+    let read = |item: &str| {
+        let path = format!("/MAAS/metadata/latest/meta-data/{item}");
+        let answer = session.call(Method::GET, &path, &[], None)?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    };
+    Ok(json!({"instance_id": read("instance-id")?, "hostname": read("local-hostname")?}))
+}
+
 /// `POST /v1/bootstrap`, on the socket: makes or resets the first admin.
 ///
 /// # Errors
