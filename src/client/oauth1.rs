@@ -28,7 +28,13 @@ pub struct NodeCredentials {
 /// The `Authorization` header cloud-init sends: PLAINTEXT, empty consumer secret.
 #[must_use]
 pub fn plaintext(node: &NodeCredentials, timestamp: u64, nonce: &str, url: &str) -> String {
-    signed(node, timestamp, nonce, "GET", url, Plaintext::new(), &())
+    let header = signed(node, timestamp, nonce, "GET", url, Plaintext::new(), &());
+    // oauth1-request leaves the signature as it is; a value in the header is encoded once more
+    // (RFC 5849 §3.5.1), as cloud-init does.
+    let Some((before, signature)) = header.split_once("oauth_signature=\"") else { return header };
+    let mut out = Vec::new();
+    percent::encode_into(&mut out, signature.trim_end_matches('"').as_bytes());
+    format!("{before}oauth_signature=\"{}\"", String::from_utf8_lossy(&out))
 }
 
 /// The same with HMAC-SHA1 over the method and URL (RFC 5849 §3.4.2).

@@ -1,0 +1,1 @@
+//! The command line with operators: plugins, logins, users, projects and roles.
