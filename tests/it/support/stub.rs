@@ -212,13 +212,14 @@ pub struct Ca {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
 }
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 impl Ca {
     pub fn new() -> Ca {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         // Two of one name would be told apart by their signatures alone.
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let name = format!("CA {} of the tests", NEXT.fetch_add(1, Ordering::SeqCst));
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let pem = params.self_signed(&key).unwrap().pem();
