@@ -180,8 +180,10 @@ pub fn find(session: &Session, kind: Kind, name_or_id: &str) -> Result<Value, Cl
             Value::Array(items) => items,
             _ => vec![answer[kind.one()].take()],
         };
+        // A server that does not know the filter answers with all. Users' names have no case.
         let is_named = |item: &Value| {
-            item["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(name_or_id))
+            let name = item["name"].as_str().unwrap_or_default();
+            name == name_or_id || (kind == Kind::User && name.eq_ignore_ascii_case(name_or_id))
         };
         if let Some(item) = found.into_iter().find(is_named) {
             return Ok(item);

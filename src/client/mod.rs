@@ -27,12 +27,14 @@
 
 mod answer;
 mod body;
+mod builder;
 pub mod identity;
 mod log;
 pub mod oauth1;
 mod plugin;
 pub mod plugins;
 mod redirect;
+mod retries;
 mod session;
 mod tls;
 mod unix;
@@ -40,11 +42,13 @@ mod url;
 
 pub use answer::{Answer, ClientError, Problem};
 pub use body::Body;
+pub use builder::Builder;
 pub use log::Detail;
 pub use plugin::{
     AuthHeaders, AuthOption, AuthPlugin, Generation, Nonce, Now, Provides, RequestHead,
     ResponseHead, Surroundings, Transport, Values, Verdict,
 };
 pub use plugins::{PLUGINS, PluginKind};
-pub use session::{Builder, Outgoing, Retries, Session};
+pub use retries::Retries;
+pub use session::{Outgoing, Session};
 pub use url::ServerUrl;

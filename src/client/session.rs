@@ -1,18 +1,15 @@
 //! A session with one server: every attempt, redirect, renewal and retry of a request.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use ureq::tls::Certificate;
 use ureq::{Agent, SendBody};
 
-use super::log::{Detail, Log};
+use super::log::Log;
 use super::plugin::{
     AuthHeaders, AuthPlugin, Generation, Provides, RequestHead, ResponseHead, Transport, Verdict,
 };
 use super::redirect::{self, Target};
-use super::{Answer, Body, ClientError, ServerUrl, plugins, tls, unix};
+use super::{Answer, Body, Builder, ClientError, Retries, ServerUrl};
 
 /// One request.
 pub struct Outgoing<'r> {
@@ -23,113 +20,13 @@ pub struct Outgoing<'r> {
     pub body: Body<'r>,
 }
 
-/// What is done about a 503: nothing, unless it is asked for. Only requests that may be repeated
-/// without harm are (GET, HEAD, PUT, DELETE, OPTIONS), and never one whose body is a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retries {
-    pub most: u32,
-    /// Before the first, doubled each time up to 30 s, unless the server names a time.
-    pub first_wait: Duration,
-}
-
-impl Retries {
-    const LONGEST: Duration = Duration::from_secs(30);
-    /// A server that wants to be left alone for longer is not waited for.
-    const LONGEST_ASKED: u64 = 300;
-
-    /// How long to wait before this retry; `None` to let the answer stand.
-    fn wait(self, done: u32, answer: &Answer) -> Option<Duration> {
-        if done >= self.most || answer.status != StatusCode::SERVICE_UNAVAILABLE {
-            return None;
-        }
-        if let Some(asked) = answer.header("retry-after") {
-            let seconds = seconds_asked(asked, answer.header("date"));
-            if let Some(seconds) = seconds {
-                return (seconds <= Self::LONGEST_ASKED).then(|| Duration::from_secs(seconds));
-            }
-        }
-        Some(self.first_wait.saturating_mul(1 << done.min(10)).min(Self::LONGEST))
-    }
-}
-
-/// `Retry-After` in seconds, or as a date beside the server's own.
-fn seconds_asked(asked: &str, date: Option<&str>) -> Option<u64> {
-    let second = |text: &str| Some(super::oauth1::parse_date(text)?.as_second());
-    asked.trim().parse().ok().or_else(|| {
-        let wait = second(asked)? - second(date?)?;
-        u64::try_from(wait.max(0)).ok()
-    })
-}
-
-/// A session in the making.
-pub struct Builder {
-    server: ServerUrl,
-    plugin: Box<dyn AuthPlugin>,
-    ca: Option<Vec<Certificate<'static>>>,
-    retries: Retries,
-    log: Option<Log>,
-}
-
-impl Builder {
-    /// Proves who is asking; without one, nothing does.
-    #[must_use]
-    pub fn plugin(mut self, plugin: impl Into<Box<dyn AuthPlugin>>) -> Builder {
-        self.plugin = plugin.into();
-        self
-    }
-
-    /// Trusts the CAs of this PEM text and no others.
-    ///
-    /// # Errors
-    /// [`ClientError::BadCa`].
-    pub fn ca(mut self, pem: &[u8]) -> Result<Builder, ClientError> {
-        self.ca = Some(tls::parse_ca(pem)?);
-        Ok(self)
-    }
-
-    #[must_use]
-    pub fn retries(mut self, retries: Retries) -> Builder {
-        self.retries = retries;
-        self
-    }
-
-    /// Tells of every request, line by line.
-    #[must_use]
-    pub fn log(mut self, detail: Detail, sink: impl Fn(&str) + Send + Sync + 'static) -> Builder {
-        self.log = Some(Log { detail, sink: std::sync::Arc::new(sink) });
-        self
-    }
-
-    #[must_use]
-    pub fn build(self) -> Session {
-        let server = self.plugin.base_url().unwrap_or(self.server);
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .user_agent(concat!("nodeinit/", env!("CARGO_PKG_VERSION")))
-            // A program that reads our output slowly would find its connection closed by then.
-            .max_idle_connections(0)
-            .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(Duration::from_mins(10)));
-        if server.is_https() {
-            config = config.tls_config(tls::config(self.ca));
-        }
-        let agent = match &server {
-            ServerUrl::Unix(path) => unix::agent(config.proxy(None).build(), path.clone()),
-            ServerUrl::Http(_) => config.build().new_agent(),
-        };
-        let Builder { plugin, retries, log, .. } = self;
-        Session { agent, server, plugin, retries, log }
-    }
-}
-
 /// A client of one server, shared by as many threads as like.
 pub struct Session {
-    agent: Agent,
-    server: ServerUrl,
-    plugin: Box<dyn AuthPlugin>,
-    retries: Retries,
-    log: Option<Log>,
+    pub(super) agent: Agent,
+    pub(super) server: ServerUrl,
+    pub(super) plugin: Box<dyn AuthPlugin>,
+    pub(super) retries: Retries,
+    pub(super) log: Option<Log>,
 }
 
 impl Session {
@@ -141,13 +38,7 @@ impl Session {
 
     #[must_use]
     pub fn builder(server: ServerUrl) -> Builder {
-        Builder {
-            server,
-            plugin: plugins::NoAuth.into(),
-            ca: None,
-            retries: Retries::default(),
-            log: None,
-        }
+        Builder::new(server)
     }
 
     /// Who the session is, as far as its plugin knows or can learn.
