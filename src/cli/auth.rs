@@ -25,6 +25,7 @@ pub struct AuthFlags {
     #[arg(
         long,
         global = true,
+        help_heading = "Client",
         value_name = "PLUGIN",
         value_parser = PossibleValuesParser::new(names()),
         help = "How to prove who is asking; `login --options PLUGIN` lists what it needs \
@@ -35,6 +36,7 @@ pub struct AuthFlags {
     #[arg(
         long,
         global = true,
+        help_heading = "Client",
         value_name = "FILE",
         help = "Trust the CAs in this PEM file in place of the system's [env: NODEINIT_CA_FILE]"
     )]
@@ -42,6 +44,7 @@ pub struct AuthFlags {
     #[arg(
         long,
         global = true,
+        help_heading = "Client",
         value_name = "FILE|-",
         help = "Read the login's password from there; on bootstrap, user add and user password, \
                 the new one [env: NODEINIT_PASSWORD_FILE, for the login's]"
@@ -50,13 +53,14 @@ pub struct AuthFlags {
     #[arg(
         long,
         global = true,
+        help_heading = "Client",
         value_name = "N",
         help = "Try again so often when the server answers 503, where that is harmless \
                 [env: NODEINIT_RETRIES] [default: 0]"
     )]
     retries: Option<u32>,
     /// Tell of each request on stderr; twice, of its headers. Secrets are left out
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = "Client", action = ArgAction::Count)]
     verbose: u8,
 }
 
@@ -88,8 +92,9 @@ impl Common {
         server: ServerUrl,
         plugin: Box<dyn AuthPlugin>,
     ) -> anyhow::Result<Session> {
-        let mut builder = Session::builder(server).plugin(plugin);
         let ca = self.auth.ca_file.clone().or_else(|| variable("NODEINIT_CA_FILE").map(Into::into));
+        let ca = ca.filter(|_| server.is_https());
+        let mut builder = Session::builder(server).plugin(plugin);
         if let Some(path) = ca {
             let pem = std::fs::read(&path).with_context(|| path.display().to_string())?;
             builder = builder.ca(&pem).with_context(|| path.display().to_string())?;

@@ -13,6 +13,7 @@ mod tokens;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -224,7 +225,12 @@ impl Common {
 
 /// A file argument: a path, or `-` for standard input.
 fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
     if path == Path::new("-") {
+        // What is left the second time is nothing, which must not pass for a file's content.
+        if TAKEN.swap(true, Ordering::SeqCst) {
+            return Err(WrongUse("standard input can be read once: - stands twice".into()).into());
+        }
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
         return Ok(bytes);

@@ -28,7 +28,7 @@ impl Builder {
         }
     }
 
-    /// Proves who is asking; without one, nothing does.
+    /// Proves who is asking; without one, nothing does. One of your own goes in a `Box`.
     #[must_use]
     pub fn plugin(mut self, plugin: impl Into<Box<dyn AuthPlugin>>) -> Builder {
         self.plugin = plugin.into();

@@ -100,12 +100,13 @@ fn authorization(value: &str) -> String {
 /// A token or a claim can stand in a path; a query is not told at all.
 fn url_without_secrets(url: &str) -> String {
     let (path, query) = url.split_once('?').map_or((url, ""), |(path, _)| (path, "?…"));
-    let mut before = "";
+    let mut before = ("", "");
     let mut shown = Vec::new();
     for segment in path.split('/') {
-        let is_secret = segment.contains("nit_") || matches!(before, "tokens" | "claim");
+        let is_secret = segment.contains("nit_")
+            || matches!(before, ("v2.0", "tokens") | ("metadata", "claim"));
         shown.push(if is_secret && !segment.is_empty() { hashed(segment) } else { plain(segment) });
-        before = segment;
+        before = (before.1, segment);
     }
     shown.join("/") + query
 }
@@ -122,6 +123,7 @@ mod tests {
         assert_eq!(hashed("hello"), "{SHA256}2cf24dba5fb0");
         let path = url_without_secrets("http://h/v2.0/tokens/nit_abc?belongsTo=t");
         assert_eq!(path, format!("http://h/v2.0/tokens/{}?…", hashed("nit_abc")));
+        assert_eq!(url_without_secrets("http://h/v1/tokens/cull"), "http://h/v1/tokens/cull");
         assert!(!url_without_secrets("http://h/MAAS/metadata/claim/s3cr3t").contains("s3cr3t"));
     }
 

@@ -12,9 +12,9 @@ use nodeinit::client::PLUGINS;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::on_the_machines_clock;
 use crate::support::process::{Ran, nodeinit, run};
 use crate::support::stub::{Asked, Ca, Stub, Told, told};
-use crate::support::{Options, TestServer};
 
 const EXPIRES: &str = "2999-01-15T09:00:00Z";
 
@@ -247,6 +247,12 @@ fn secrets_come_from_files_too_and_one_newline_is_dropped() {
     let ran = cli(&["whoami"], &filed);
     assert_eq!(ran.code, 1);
     assert!(!ran.err.contains("secret\u{fffd}") && ran.err.contains("not UTF-8"), "{}", ran.err);
+    // Standard input is one file.
+    let args = ["user-data", "set", "n1", "-", "--project", "p", "--password-file", "-"];
+    let before = stub.lines().len();
+    let ran = run(command(&args, &base), b"sesame\n");
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert_eq!(stub.lines().len(), before);
     let ran = cli(&["whoami", "--password-file", "/nowhere/at-all"], &base);
     assert!(ran.code == 1 && ran.err.contains("/nowhere/at-all"), "{ran:?}");
 }
@@ -596,13 +602,17 @@ fn a_private_ca_is_named_by_flag_or_variable() {
         [("NODEINIT_TOKEN", "x"), ("NODEINIT_CA_FILE", good.as_str()), ("NODEINIT_SERVER", &url)];
     cli(&["whoami"], &variables).done();
     assert_eq!(stub.lines().len(), 2);
+    // Without one it is the system's that count; OpenSSL's variable names others in their place.
+    let system = [("NODEINIT_TOKEN", "x"), ("NODEINIT_SERVER", &url), ("SSL_CERT_FILE", &good)];
+    cli(&["whoami"], &system).done();
+    assert_eq!(stub.lines().len(), 3);
     for ca in [other.as_str(), bad.as_str(), "/nowhere/ca.pem"] {
         let ran = alice(&stub, &["whoami", "--ca-file", ca]);
         assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{ran:?}");
         assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
     }
     assert_eq!(alice(&stub, &["whoami"]).code, 1, "the system does not know it");
-    assert_eq!(stub.lines().len(), 2);
+    assert_eq!(stub.lines().len(), 3);
     // Nothing turns it off.
     for flag in ["--insecure", "-k", "--no-verify", "--skip-tls-verify"] {
         assert_eq!(alice(&stub, &["whoami", flag]).code, 2, "{flag}");
@@ -611,7 +621,7 @@ fn a_private_ca_is_named_by_flag_or_variable() {
 
 #[test]
 fn a_node_is_told_who_it_is_whatever_its_clock_and_time_zone() {
-    let server = TestServer::start_with(Options::default().system_clock());
+    let server = on_the_machines_clock();
     let node = server.node("n1");
     let url = format!("http://{}", server.node);
     for (zone, method) in [

@@ -19,7 +19,7 @@ use nodeinit::domain::credentials::Secret;
 use serde_json::{Value, json};
 
 use crate::support::stub::{Asked, Ca, Stub, Told, told};
-use crate::support::{Method, NOW, Node, Options, TestServer, wire};
+use crate::support::{Method, NOW, Node, TestServer, on_the_machines_clock, wire};
 
 const ISSUED: &str = "2027-01-15T09:00:00Z";
 
@@ -365,7 +365,7 @@ fn eight_threads_that_begin_together_log_in_once_and_fail_once() {
     // The server takes its time, so that all of them come while the first is logging in.
     let barrier = Barrier::new(8);
     let refusing = Stub::new(|_| {
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(2));
         told(401)
     });
     let session = with(&refusing, password("alice", &clock(NOW)));
@@ -648,9 +648,11 @@ fn c20_every_request_is_signed_with_a_fresh_nonce_and_timestamp() {
 fn the_node_plane_takes_both_signatures_with_queries_and_forms() {
     let server = TestServer::start();
     let node = server.node("n1");
+    // A start that has no nonces of an earlier one refuses HMAC up to 2 s after it.
+    server.clock.advance(60);
     let form = [("content-type", "application/x-www-form-urlencoded")];
     for by in [SignBy::Plaintext, SignBy::HmacSha1] {
-        let session = signing(&server, &node, by, &clock(NOW));
+        let session = signing(&server, &node, by, &server.clock);
         for path in [
             "/MAAS/metadata/latest/meta-data/instance-id",
             "/MAAS/metadata/latest/meta-data/instance-id?b=x+y&a=%26&a=%2f",
@@ -663,10 +665,10 @@ fn the_node_plane_takes_both_signatures_with_queries_and_forms() {
         let answer = session.send(Method::POST, path, &form, Some(b"op=a+b&c")).unwrap();
         assert_eq!(answer.status, 404, "{}", String::from_utf8_lossy(&answer.body));
     }
-    let me = identity::node(&signing(&server, &node, SignBy::HmacSha1, &clock(NOW))).unwrap();
+    let me = identity::node(&signing(&server, &node, SignBy::HmacSha1, &server.clock)).unwrap();
     assert_eq!(me, json!({"instance_id": "n1", "hostname": "n1.example.com"}));
     // What HMAC cannot put in order, or cannot see, is not sent.
-    let session = signing(&server, &node, SignBy::HmacSha1, &clock(NOW));
+    let session = signing(&server, &node, SignBy::HmacSha1, &server.clock);
     let told = error(session.call(Method::GET, "/MAAS/metadata/?a%3A=1&a0=2", &[], None));
     assert!(told.contains("PLAINTEXT"), "{told}");
     let body = stream("op=signal");
@@ -696,7 +698,7 @@ fn judging(second: i64, date: &str) -> Stub {
 
 #[test]
 fn c21_a_clock_two_hours_off_costs_one_401_for_each_host_and_port() {
-    let server = TestServer::start_with(Options::default().system_clock());
+    let server = on_the_machines_clock();
     let node = server.node("n1");
     // The server is two hours ahead of us, by the machine's clock.
     let behind = clock(Clock::System.now().as_second() - 7200);
@@ -764,7 +766,7 @@ impl AuthPlugin for Shared {
 
 #[test]
 fn c23_a_clock_of_1970_works_after_one_401() {
-    let server = TestServer::start_with(Options::default().system_clock());
+    let server = on_the_machines_clock();
     let node = server.node("n1");
     for second in [0, 1, -3600, 3_000_000_000] {
         let session = signing(&server, &node, SignBy::HmacSha1, &clock(second));
