@@ -958,3 +958,16 @@ fn a_private_ca_is_trusted_and_no_other_and_no_other_name() {
     let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     assert!(error(Session::builder(stub.url()).ca(broken.as_bytes())).contains("the CA file"));
 }
+
+#[test]
+fn a_large_body_that_is_refused_early_is_told_as_refused() {
+    let server = TestServer::start();
+    let url = ServerUrl::parse(&format!("http://{}", server.admin)).unwrap();
+    let session = Session::builder(url).plugin(Token::new(secret("nit_x"), None)).build();
+    let large = vec![b'x'; 32 << 20];
+    for _ in 0..5 {
+        let path = "/v1/default/nodes/n1/user-data";
+        let answer = session.send(Method::PUT, path, &[], Some(&large)).unwrap();
+        assert_eq!(answer.status, 401);
+    }
+}
