@@ -30,7 +30,10 @@ pub async fn add(app: &App, project: Id, new: NewNode) -> Result<Node, Failure> 
             let mut refused = Failure::Conflict(SYSTEM_ID_TAKEN.into());
             for id in ids {
                 match insert(tx, project, &id, &new)? {
-                    None => return nodes::find(tx.conn, project, id.as_str())?.ok_or(NO_SUCH_NODE),
+                    None => {
+                        return nodes::find(tx.conn, project, id.as_str(), tx.now)?
+                            .ok_or(NO_SUCH_NODE);
+                    }
                     Some(taken) => refused = Failure::Conflict(taken.into()),
                 }
             }
@@ -104,7 +107,7 @@ pub async fn import(app: &App, project: Id, lines: Vec<ImportLine>) -> Result<Im
                         store_contents(tx, &id, &line)?;
                         imported.created += 1;
                     }
-                    Some(_) if is_there(tx.conn, project, &line)? => imported.unchanged += 1,
+                    Some(_) if is_there(tx, project, &line)? => imported.unchanged += 1,
                     Some(taken) => problems.push(Problem::line(line.line, taken)),
                 }
             }
@@ -124,11 +127,12 @@ fn store_contents(tx: &mut Tx, id: &SystemId, line: &ImportLine) -> Result<(), F
     Ok(())
 }
 
-fn is_there(conn: &mut DbConnection, project: Id, line: &ImportLine) -> Result<bool, Failure> {
+fn is_there(tx: &mut Tx, project: Id, line: &ImportLine) -> Result<bool, Failure> {
+    let (conn, now) = (&mut *tx.conn, tx.now);
     // A line that leaves the system id to us is known again by its hostname.
     let there = match &line.node.system_id {
-        Some(id) => nodes::find(conn, project, id.as_str())?,
-        None => nodes::find_by_hostname(conn, project, &line.node.hostname)?,
+        Some(id) => nodes::find(conn, project, id.as_str(), now)?,
+        None => nodes::find_by_hostname(conn, project, &line.node.hostname, now)?,
     };
     let Some(there) = there else { return Ok(false) };
     let id = &there.system_id;
@@ -187,7 +191,7 @@ pub async fn change(
                 }
                 changed => changed?,
             }
-            nodes::find(tx.conn, to.unwrap_or(project), &system_id)?.ok_or(NO_SUCH_NODE)
+            nodes::find(tx.conn, to.unwrap_or(project), &system_id, tx.now)?.ok_or(NO_SUCH_NODE)
         })
         .await
 }

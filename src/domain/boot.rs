@@ -126,6 +126,38 @@ pub enum Step<'r> {
     },
 }
 
+/// What one token's reads taught: a few instants, however often it reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// The last use.
+    pub used: Option<Timestamp>,
+    /// The first signed read.
+    pub contacted: Option<Timestamp>,
+    /// Each item's last answer and the digest of what it held, by [`Item::ALL`].
+    pub items: [Option<(Timestamp, [u8; 32])>; 5],
+}
+
+impl Learned {
+    /// Takes in what was learnt earlier.
+    pub fn follow(&mut self, earlier: Learned) {
+        self.used = self.used.max(earlier.used);
+        self.contacted = earlier.contacted.or(self.contacted);
+        for (item, earlier) in self.items.iter_mut().zip(earlier.items) {
+            *item = item.or(earlier);
+        }
+    }
+
+    /// The steps it makes.
+    pub fn steps(self) -> impl Iterator<Item = Step<'static>> {
+        let contacted = self.contacted.map(|at| Step::Contacted { at });
+        let served = self.items.into_iter().zip(Item::ALL).filter_map(|(read, item)| {
+            let (at, digest) = read?;
+            Some(Step::Served { item, digest, at })
+        });
+        contacted.into_iter().chain(served)
+    }
+}
+
 /// What was served to one token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Served {

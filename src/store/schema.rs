@@ -119,6 +119,17 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    boots (system_id) {
+        system_id -> Text,
+        fold -> Text,
+        state -> Text,
+        stage -> Text,
+        since -> BigInt,
+        fails_at -> Nullable<BigInt>,
+    }
+}
+
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> projects (project_id));
 diesel::joinable!(operator_tokens -> users (user_id));
@@ -128,6 +139,7 @@ diesel::joinable!(tokens -> consumers (id));
 diesel::joinable!(node_keys -> tokens (token_id));
 diesel::joinable!(node_keys -> nodes (system_id));
 diesel::joinable!(contents -> blobs (sha256));
+diesel::joinable!(boots -> nodes (system_id));
 diesel::allow_tables_to_appear_in_same_query!(
     projects,
     users,
@@ -139,5 +151,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     tokens,
     node_keys,
     blobs,
-    contents
+    contents,
+    boots
 );
