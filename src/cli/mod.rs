@@ -4,6 +4,7 @@
 mod auth;
 mod bench;
 mod contents;
+mod events;
 mod identity;
 mod nodes;
 mod output;
@@ -118,6 +119,9 @@ enum Command {
     /// Who may do what where
     #[command(subcommand)]
     Role(identity::Role),
+    /// What the machines report
+    #[command(subcommand)]
+    Event(events::Event),
     /// Try policy rules without a server
     #[command(subcommand)]
     Policy(Policy),
@@ -160,6 +164,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::User(command) => identity::user(&common, command),
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
+        Command::Event(command) => events::run(&common, command),
         Command::Policy(Policy::Eval { file }) => {
             let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
             let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;

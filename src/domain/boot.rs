@@ -6,9 +6,11 @@ mod timeline;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::metadata::MetadataKey;
 use super::node::BootState;
+use super::report::{EventType, Outcome, Report, Stamp};
 use marks::{Boot, Known};
 pub use timeline::{Entry, Timeline};
 
@@ -58,34 +60,33 @@ impl From<MetadataKey> for Item {
     }
 }
 
-/// Which of the four a report is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Start,
-    Progress,
-    Finish,
-    Signal,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Success,
-    Warn,
-    Fail,
-}
-
 /// What the fold reads of a report.
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'r> {
     pub origin: &'r str,
     pub name: &'r str,
-    pub kind: Kind,
+    pub kind: EventType,
     pub result: Option<Outcome>,
     pub description: &'r str,
     /// The node's own clock, which may be years off.
     pub timestamp: Option<Timestamp>,
     /// Seconds, as the node measured them.
     pub duration: Option<f64>,
+}
+
+impl<'r> Said<'r> {
+    #[must_use]
+    pub fn of(report: &'r Report) -> Said<'r> {
+        Said {
+            origin: &report.origin,
+            name: &report.name,
+            kind: report.event_type,
+            result: report.result,
+            description: &report.description,
+            timestamp: report.timestamp.as_ref().and_then(Stamp::instant),
+            duration: report.extra.get("duration").and_then(Value::as_f64),
+        }
+    }
 }
 
 /// Everything that moves a node on.
@@ -512,18 +513,8 @@ mod tests {
                         let said = Said {
                             origin: event["origin"].as_str().unwrap(),
                             name: event["name"].as_str().unwrap(),
-                            kind: match event["event_type"].as_str().unwrap() {
-                                "start" => Kind::Start,
-                                "finish" => Kind::Finish,
-                                "signal" => Kind::Signal,
-                                _ => Kind::Progress,
-                            },
-                            result: match event["result"].as_str() {
-                                Some("SUCCESS") => Some(Outcome::Success),
-                                Some("WARN") => Some(Outcome::Warn),
-                                Some(_) => Some(Outcome::Fail),
-                                None => None,
-                            },
+                            kind: EventType::parse(event["event_type"].as_str().unwrap()).unwrap(),
+                            result: event["result"].as_str().and_then(Outcome::parse),
                             description: event["description"].as_str().unwrap(),
                             timestamp: sent.map(|sent| Node::time(sent + self.clock)),
                             duration: event["duration"].as_f64(),

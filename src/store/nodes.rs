@@ -253,6 +253,14 @@ pub fn list_there(conn: &mut DbConnection, system_ids: &[&str]) -> QueryResult<H
     Ok(there.load(conn)?.into_iter().collect())
 }
 
+/// Sets the flag that a node itself may set.
+pub fn update_netboot(tx: &mut Tx, system_id: &str, netboot: bool) -> QueryResult<()> {
+    diesel::update(nodes::table.find(system_id))
+        .set(nodes::netboot.eq(netboot))
+        .execute(tx.conn)
+        .map(drop)
+}
+
 /// A unique violation means that the system id, or the hostname in this project, is taken.
 pub fn insert(tx: &mut Tx, project: Id, system_id: &SystemId, new: &NewNode) -> QueryResult<()> {
     diesel::insert_into(nodes::table)

@@ -32,6 +32,8 @@ const VENDOR_DATA: &str = "/v1/{project}/nodes/{system_id}/vendor-data";
 const VENDOR_DATA_VERSIONS: &str = "/v1/{project}/nodes/{system_id}/vendor-data/versions";
 const TOKEN: &str = "/v1/{project}/nodes/{system_id}/token";
 const PRESEED: &str = "/v1/{project}/nodes/{system_id}/preseed";
+const EVENTS: &str = "/v1/{project}/nodes/{system_id}/events";
+const EVENT_FILE: &str = "/v1/{project}/nodes/{system_id}/events/{event}/files/{ordinal}";
 const TOKENS: &str = "/v1/{project}/tokens";
 
 /// In an order in which the admin can send them one after another.
@@ -48,6 +50,9 @@ const CASES: &[Case] = &[
     case("GET", VENDOR_DATA, "", 200),
     case("GET", VENDOR_DATA_VERSIONS, "", 200),
     case("DELETE", VENDOR_DATA, "", 204),
+    case("GET", EVENTS, "", 200),
+    case("GET", EVENT_FILE, "", 404),
+    case("GET", "/v1/events", "", 200),
     case("POST", TOKEN, "", 200),
     case("GET", TOKEN, "", 200),
     Case { content_type: "application/x-ndjson", ..case("POST", TOKENS, "\"n1\"\n", 200) },
@@ -202,6 +207,7 @@ fn paths(target: Target<'_>) -> Vec<&'static str> {
         Target::Item(MetadataKey::VendorData) => vec!["/2012-03-01/meta-data/vendor-data"],
         Target::UnknownItem(_) => vec![],
         Target::UserData => vec!["/2012-03-01/user-data"],
+        Target::Status(_) => vec!["/status/n1"],
     }
 }
 

@@ -10,37 +10,37 @@ use std::mem::take;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Outcome, Said};
+use super::{EventType, Outcome, Said};
 
 pub(super) const STAGES: [&str; 4] =
     ["init-local", "init-network", "modules-config", "modules-final"];
 
 /// The reports that are kept, in the order in which a boot comes to them.
-const NAMES: [(&str, Kind); 24] = [
-    ("init-local", Kind::Start),
-    ("init-local/check-cache", Kind::Start),
-    ("init-local/check-cache", Kind::Finish),
-    ("init-local/search-MAASLocal", Kind::Start),
-    ("init-local/search-MAASLocal", Kind::Finish),
-    ("init-local", Kind::Finish),
-    ("init-network", Kind::Start),
-    ("init-network/check-cache", Kind::Start),
-    ("init-network/check-cache", Kind::Finish),
-    ("init-network/search-MAAS", Kind::Start),
-    ("init-network/search-MAAS", Kind::Finish),
-    ("init-network/search-None", Kind::Finish),
-    ("init-network/setup-datasource", Kind::Start),
-    ("init-network/activate-datasource", Kind::Start),
-    ("init-network", Kind::Finish),
-    ("modules-config", Kind::Start),
-    ("modules-config", Kind::Finish),
-    ("modules-final", Kind::Start),
-    ("modules-final/config-scripts-vendor", Kind::Finish),
-    ("modules-final/config-scripts-per-once", Kind::Finish),
-    ("modules-final/config-scripts-per-boot", Kind::Finish),
-    ("modules-final/config-scripts-per-instance", Kind::Finish),
-    ("modules-final/config-scripts-user", Kind::Finish),
-    ("modules-final", Kind::Finish),
+const NAMES: [(&str, EventType); 24] = [
+    ("init-local", EventType::Start),
+    ("init-local/check-cache", EventType::Start),
+    ("init-local/check-cache", EventType::Finish),
+    ("init-local/search-MAASLocal", EventType::Start),
+    ("init-local/search-MAASLocal", EventType::Finish),
+    ("init-local", EventType::Finish),
+    ("init-network", EventType::Start),
+    ("init-network/check-cache", EventType::Start),
+    ("init-network/check-cache", EventType::Finish),
+    ("init-network/search-MAAS", EventType::Start),
+    ("init-network/search-MAAS", EventType::Finish),
+    ("init-network/search-None", EventType::Finish),
+    ("init-network/setup-datasource", EventType::Start),
+    ("init-network/activate-datasource", EventType::Start),
+    ("init-network", EventType::Finish),
+    ("modules-config", EventType::Start),
+    ("modules-config", EventType::Finish),
+    ("modules-final", EventType::Start),
+    ("modules-final/config-scripts-vendor", EventType::Finish),
+    ("modules-final/config-scripts-per-once", EventType::Finish),
+    ("modules-final/config-scripts-per-boot", EventType::Finish),
+    ("modules-final/config-scripts-per-instance", EventType::Finish),
+    ("modules-final/config-scripts-user", EventType::Finish),
+    ("modules-final", EventType::Finish),
 ];
 
 /// A place in [`NAMES`]; then the first report of each stage, then its latest.
@@ -175,7 +175,7 @@ impl Boot {
 
     fn take_other(&mut self, said: &Said, mark: Mark) {
         let who = match (said.kind, said.origin) {
-            (Kind::Signal, _) => "signal",
+            (EventType::Signal, _) => "signal",
             (_, "curtin") => "curtin",
             _ => "other",
         };
@@ -359,6 +359,6 @@ fn clean(text: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) fn names() -> impl Iterator<Item = (&'static str, Kind)> {
+pub(super) fn names() -> impl Iterator<Item = (&'static str, EventType)> {
     NAMES.into_iter()
 }

@@ -1,6 +1,7 @@
 //! The operator plane under `/v1`.
 
 pub mod contents;
+pub mod events;
 pub mod guard;
 pub mod identity;
 pub mod nodes;
