@@ -1,6 +1,7 @@
 //! Memory in front of the store: spent nonces, what reads taught, and how fast each node asks.
 
 pub mod identities;
+mod observed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+
+pub use observed::{Observed, Refused, Seen, Skew};
 
 use crate::domain::boot::{Item, Learned};
 use crate::store::columns::Id;

@@ -27,7 +27,7 @@ use crate::domain::password::Password;
 use crate::domain::policy::Rules;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
-use crate::live::{Learnt, Nonces, Pace};
+use crate::live::{Learnt, Nonces, Observed, Pace};
 use crate::store::columns::Id;
 use crate::store::{self, Db, DbError};
 
@@ -44,6 +44,8 @@ pub struct App {
     pub nobody: Nobody,
     pub nonces: Nonces,
     pub learnt: Learnt,
+    /// What this process has seen of nodes' signatures, for `explain`.
+    pub observed: Observed,
     /// Events on their way to the disk.
     pub reports: reports::Reports,
     /// How fast each node asks.

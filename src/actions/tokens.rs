@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{App, Failure, NO_SUCH_NODE};
+use crate::domain::boot::Step;
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
+use crate::store::boots::{self, Move};
 use crate::store::columns::Id;
 use crate::store::{nodes, tokens};
 
@@ -95,6 +97,7 @@ async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens
             (Id(app.mint.id(now)), live)
         })
         .collect();
+    let step = Step::TokenChanged { at: now };
     app.db
         .write("get token", move |tx| {
             // The rows are held, so the loser of a race finds the winner's token here; the unique
@@ -108,6 +111,12 @@ async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens
                     live.push(made);
                 }
             }
+            let new = live.iter().map(|token| token.system_id.as_str());
+            let new: Vec<Move> = new
+                .filter(|id| !had.contains(*id))
+                .map(|system_id| Move { system_id, token: None, step })
+                .collect();
+            boots::advance(tx, &new)?;
             Ok(live)
         })
         .await

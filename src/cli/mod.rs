@@ -3,6 +3,7 @@
 
 mod auth;
 mod bench;
+mod boots;
 mod contents;
 mod events;
 mod identity;
@@ -122,6 +123,12 @@ enum Command {
     /// What the machines report
     #[command(subcommand)]
     Event(events::Event),
+    /// Tell how a node came to where it is: what it was served, what it reported, and why it failed
+    Timeline(boots::OfNode),
+    /// List the nodes that are claimed, contacted, booting or failed and get no further
+    Stuck(boots::Stuck),
+    /// Say why a node is refused: its state, its token, the last refusals, its clock
+    Explain(boots::OfNode),
     /// Try policy rules without a server
     #[command(subcommand)]
     Policy(Policy),
@@ -165,6 +172,9 @@ pub fn run() -> anyhow::Result<()> {
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
         Command::Event(command) => events::run(&common, command),
+        Command::Timeline(of) => boots::timeline(&common, &of),
+        Command::Stuck(command) => boots::stuck(&common, &command),
+        Command::Explain(of) => boots::explain(&common, &of),
         Command::Policy(Policy::Eval { file }) => {
             let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
             let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;

@@ -44,15 +44,15 @@ pub fn advance(tx: &mut Tx, moves: &[Move]) -> QueryResult<()> {
     let ids: BTreeSet<&str> = moves.iter().map(|one| one.system_id).collect();
     let ids: Vec<&str> = ids.into_iter().collect();
     let known = find_many(tx.conn, &ids)?;
-    let mut moved: BTreeMap<&str, Fold> = BTreeMap::new();
+    let mut folds: BTreeMap<&str, Fold> = BTreeMap::new();
     for one in moves {
-        let fold = moved
+        let fold = folds
             .remove(one.system_id)
             .or_else(|| known.get(one.system_id).cloned())
             .unwrap_or_default();
-        moved.insert(one.system_id, advanced(fold, one));
+        folds.insert(one.system_id, advanced(fold, one));
     }
-    for (system_id, fold) in moved {
+    for (system_id, fold) in folds {
         let there = known.get(system_id);
         if there == Some(&fold) || (there.is_none() && fold == Fold::default()) {
             continue;
@@ -114,7 +114,7 @@ pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
     if !moves.is_empty() {
         let ids: BTreeSet<&str> = moves.iter().map(|one| one.system_id).collect();
         nodes::hold(tx, &ids.into_iter().collect::<Vec<_>>())?;
-        // A node that was removed since it read has nothing to be kept of it.
+        // A node that was refolds since it read has nothing to be kept of it.
         let there: Vec<&str> = moves.iter().map(|one| one.system_id).collect();
         let there = nodes::list_there(tx.conn, &there)?;
         moves.retain(|one| there.contains(one.system_id));

@@ -141,7 +141,7 @@ impl Boot {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         });
         let (true, Some(stage)) = (said.origin == "cloudinit", stage) else {
-            self.take_other(said, mark);
+            self.take_other(said, &mark);
             return None;
         };
 
@@ -173,13 +173,13 @@ impl Boot {
         ended
     }
 
-    fn take_other(&mut self, said: &Said, mark: Mark) {
+    fn take_other(&mut self, said: &Said, mark: &Mark) {
         let who = match (said.kind, said.origin) {
             (EventType::Signal, _) => "signal",
             (_, "curtin") => "curtin",
             _ => "other",
         };
-        let mark = Mark { text: clean(said.name), ..mark };
+        let mark = Mark { text: clean(said.name), ..mark.clone() };
         match self.others.iter_mut().find(|other| other.who == who) {
             None => self.others.push(Other { who: who.to_owned(), mark }),
             Some(known) if mark.order() > known.mark.order() => known.mark = mark,

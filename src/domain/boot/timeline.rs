@@ -1,6 +1,7 @@
 //! The fold as a story: what came when.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::marks::Word;
@@ -8,7 +9,8 @@ use super::{Fold, Item, instant};
 use crate::domain::node::BootState;
 
 /// One thing that happened, by our clock.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "TimelineEntry")]
 pub struct Entry {
     pub at: Timestamp,
     pub what: String,
@@ -28,18 +30,20 @@ pub struct Entry {
 }
 
 /// A node's way to where it is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Timeline {
     pub system_id: String,
     pub boot_state: BootState,
+    /// Where in its state: claim, preseed, an item, a stage of cloud-init.
     pub stage: Option<&'static str>,
+    /// Since when it is there.
     pub since: Option<Timestamp>,
     pub why: Option<String>,
     /// When it has failed unless it goes on.
     pub fails_at: Option<Timestamp>,
     /// The last report, which is where a node that went silent stopped.
     pub last_report: Option<String>,
-    pub items: Vec<Entry>,
+    pub entries: Vec<Entry>,
 }
 
 impl Entry {
@@ -58,10 +62,22 @@ impl Entry {
 }
 
 impl Fold {
-    /// What is known of the way to `state`, which is the fold's own but for nodes without one.
+    /// Since when the node is where it is.
     #[must_use]
-    pub fn timeline(&self, system_id: &str, now: Timestamp) -> Timeline {
-        let state = self.state_at(now);
+    pub fn since_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let since = Some(self.since()).filter(|_| self.since != 0);
+        self.fails_at().filter(|at| *at <= now).or(since)
+    }
+
+    /// The name of the last report.
+    #[must_use]
+    pub fn last_report(&self) -> Option<String> {
+        self.boot.stages().last().map(|(_, _, latest, _)| latest.text.clone())
+    }
+
+    /// The way to `state`, which is what [`Fold::state_at`] says but for nodes without a token.
+    #[must_use]
+    pub fn timeline(&self, system_id: &str, state: BootState, now: Timestamp) -> Timeline {
         let mut items = Vec::new();
         let mut tell = |at: Option<i64>, what: &str| {
             items.extend(at.map(|at| Entry::new(at, what)));
@@ -108,17 +124,15 @@ impl Fold {
         }
         // What came at one instant stays in the order of a boot.
         items.sort_by_key(|entry| entry.at);
-        let latest = self.boot.stages().map(|(_, _, latest, _)| latest);
         Timeline {
             system_id: system_id.to_owned(),
             boot_state: state,
             stage: Some(self.stage()).filter(|stage| !stage.is_empty()),
-            since: Some(self.fails_at().filter(|at| *at <= now).unwrap_or(self.since()))
-                .filter(|_| self.since != 0),
+            since: self.since_at(now),
             why,
             fails_at: self.fails_at(),
-            last_report: latest.last().map(|latest| latest.text.clone()),
-            items,
+            last_report: self.last_report(),
+            entries: items,
         }
     }
 }

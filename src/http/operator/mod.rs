@@ -1,5 +1,6 @@
 //! The operator plane under `/v1`.
 
+pub mod boots;
 pub mod contents;
 pub mod events;
 pub mod guard;

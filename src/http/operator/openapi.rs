@@ -10,10 +10,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::guard::{Operation, Takes};
-use super::{Page, contents, tokens};
+use super::{Page, boots, contents, tokens};
 use crate::actions::Problem;
 use crate::actions::contents::Stored;
 use crate::actions::nodes::Imported;
+use crate::domain::boot::Timeline;
 use crate::domain::credentials::TokenSummary;
 use crate::domain::cull::Culled;
 use crate::domain::node::Node;
@@ -263,6 +264,24 @@ fn doc(method: &str, path: &str) -> Option<Doc> {
         ("GET", "/v1/openapi.json") => {
             Doc { answers: answers(200, vec![Content::json::<Value>()]), ..Doc::default() }
         }
+        (method, path) => return doc_of_boots(method, path),
+    })
+}
+
+/// The same of how far nodes have come.
+fn doc_of_boots(method: &str, path: &str) -> Option<Doc> {
+    let answers = |content| Doc { answers: vec![(200, vec![content])], ..Doc::default() };
+    Some(match (method, path) {
+        ("GET", "/timeline") => answers(Content::json::<Timeline>()),
+        ("GET", "/explain") => answers(Content::json::<boots::Explained>()),
+        ("GET", "/v1/stuck") => Doc {
+            query: &[
+                PAGING[0],
+                PAGING[1],
+                ("after", "such as 20m, the default: for longer than this"),
+            ],
+            ..answers(Content::json::<boots::StuckPage>())
+        },
         _ => return None,
     })
 }
