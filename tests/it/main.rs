@@ -18,6 +18,7 @@ mod operator;
 mod policy_cases;
 mod policy_rules;
 mod readme;
+mod reports;
 mod support;
 mod tls;
 mod tokens;
