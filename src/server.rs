@@ -25,6 +25,7 @@ use crate::domain::identity::Caller;
 use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
+use crate::live::strangers::Strangers;
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::migrations;
@@ -106,7 +107,7 @@ impl Server {
             tracing::info!(migration = name, "migrated");
         }
         let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
-        let sealer = maintenance::fitting_key(&settings, &db).await?;
+        let keys = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
 
@@ -120,7 +121,7 @@ impl Server {
         let socket = settings.state_dir.join("admin.sock");
         let socket_listener = bind_socket(&socket)?;
 
-        let nobody = Nobody::new(&sealer, &mint);
+        let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
@@ -136,7 +137,9 @@ impl Server {
             db,
             clock,
             mint,
-            sealer,
+            sealer: keys.sealer,
+            audit_key: Arc::new(keys.audit),
+            strangers: Strangers::default(),
             nobody,
         });
         if app.plaintext_replay == PlaintextReplay::Refuse {
@@ -231,6 +234,7 @@ impl Server {
             let mut every = tokio::time::interval(SWEEP);
             loop {
                 every.tick().await;
+                actions::audit::flush_strangers(&app).await;
                 match actions::cull::sweep(&app, keep_ended_tokens).await {
                     Ok(0) => {}
                     Ok(tokens) => tracing::info!(tokens, "swept"),
@@ -253,6 +257,7 @@ impl Server {
         if let Err(error) = actions::cull::flush(&self.app).await {
             tracing::warn!(%error, "the last second of last uses is lost");
         }
+        actions::audit::flush_strangers(&self.app).await;
         if let Err(error) = leave_nonces(&self.nonces, &self.app.nonces) {
             tracing::warn!(%error, "the nonces are not kept: the next start refuses its first two seconds");
         }

@@ -1,5 +1,6 @@
 //! The only changes, and what they share: the app they change and the ways they fail.
 
+pub mod audit;
 pub mod authenticate;
 pub mod contents;
 pub mod cull;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use crate::clock::Clock;
+use crate::domain::audit::AuditKey;
 use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
@@ -19,6 +21,7 @@ use crate::domain::metadata_url::MetadataUrl;
 use crate::domain::policy::Rules;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
+use crate::live::strangers::Strangers;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
 use crate::store::{Db, DbError, projects};
@@ -29,6 +32,10 @@ pub struct App {
     pub clock: Clock,
     pub mint: Mint,
     pub sealer: Sealer,
+    /// What the audit is chained with.
+    pub audit_key: Arc<AuditKey>,
+    /// Refusals of callers nobody knows, until the audit is told.
+    pub strangers: Strangers,
     /// A sealed secret nobody has: what an unknown token is verified against.
     pub nobody: Nobody,
     pub nonces: Nonces,

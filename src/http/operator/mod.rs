@@ -1,8 +1,10 @@
 //! The operator plane under `/v1`.
 
+pub mod audit;
 pub mod contents;
 pub mod guard;
 pub mod nodes;
+mod refusals;
 pub mod tokens;
 
 use actix_web::web;
