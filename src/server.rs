@@ -165,7 +165,7 @@ impl Server {
         if let Some(socket) = admin_socket {
             server.serve_operators(shared, listen(socket)?)?;
         }
-        server.housekeep(settings.keep_ended_tokens);
+        server.housekeep(settings.keep_ended_tokens, settings.keep_audit);
         Ok(server)
     }
 
@@ -218,7 +218,7 @@ impl Server {
         }));
     }
 
-    fn housekeep(&mut self, keep_ended_tokens: Duration) {
+    fn housekeep(&mut self, keep_ended_tokens: Duration, keep_audit: Option<Duration>) {
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);
@@ -239,6 +239,11 @@ impl Server {
                     Ok(0) => {}
                     Ok(tokens) => tracing::info!(tokens, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
+                }
+                if let Some(keep) = keep_audit
+                    && let Err(error) = actions::audit::sweep(&app, keep).await
+                {
+                    tracing::warn!(%error, "the sweep of the audit will try again");
                 }
             }
         }));

@@ -1,6 +1,7 @@
 //! Commands and flags. Each arm makes one call, of the client, the server or maintenance, and
 //! prints what came of it: results on stdout, all else on stderr.
 
+mod audit;
 mod bench;
 mod contents;
 mod nodes;
@@ -83,6 +84,9 @@ enum Command {
     VendorData(contents::Content),
     /// Tell a node where we are and with which credentials: prints its preseed
     Preseed(tokens::Preseed),
+    /// Who changed what, and who was refused
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Try policy rules without a server
     #[command(subcommand)]
     Policy(Policy),
@@ -119,6 +123,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
+        Command::Audit(command) => audit::run(&common, command),
         Command::Policy(Policy::Eval { file }) => {
             let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
             let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;

@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::cull::parse_duration;
 use super::identity::{Caller, Named, id_text};
 use super::seal::subkey;
 
@@ -208,6 +209,20 @@ impl Noted {
             "a head is COUNT:MAC, as audit verify prints it: a number and 64 hexadecimal digits"
                 .into()
         })
+    }
+}
+
+/// From when on: an instant, or how long before `now`.
+///
+/// # Errors
+/// A sentence that says what there is.
+pub fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    match (text.parse(), parse_duration(text)) {
+        (Ok(at), _) => Ok(at),
+        (Err(_), Ok(age)) => Ok(now.checked_sub(age).unwrap_or(Timestamp::MIN)),
+        (Err(_), Err(_)) => Err("an instant such as 2027-01-15T08:00:00Z, or how long ago, such \
+                                 as 24h"
+            .into()),
     }
 }
 

@@ -1,14 +1,12 @@
 //! `/v1/audit`.
 
 use actix_web::{HttpResponse, web};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Paging, Query, refuse_if, unknown_parameter};
 use crate::actions::contents::hex;
 use crate::actions::{self, Problem};
-use crate::domain::audit::Noted;
-use crate::domain::cull::parse_duration;
+use crate::domain::audit::{Noted, parse_since};
 use crate::http::Shared;
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
@@ -33,12 +31,9 @@ pub async fn list(
             "actor" => filter.actor = Some(value),
             "verb" => filter.verb = Some(value),
             "object" => filter.object = Some(value),
-            "since" => match since(&value, shared.app.clock.now()) {
-                Some(since) => filter.since = Some(since),
-                None => problems.push(Problem::field(
-                    "since",
-                    "an instant such as 2027-01-15T08:00:00Z, or how long ago, such as 24h",
-                )),
+            "since" => match parse_since(&value, shared.app.clock.now()) {
+                Ok(since) => filter.since = Some(since),
+                Err(why) => problems.push(Problem::field("since", why)),
             },
             _ => problems.push(unknown_parameter("actor, cursor, limit, object, since, verb")),
         }
@@ -56,14 +51,6 @@ pub async fn list(
     let rows = shared.app.db.read(move |conn| store::list(conn, &filter, after, limit)).await?;
     let page = paging.page(rows.iter().map(shown).collect(), |row| row["seq"].to_string());
     Ok(HttpResponse::Ok().json(page))
-}
-
-fn since(text: &str, now: Timestamp) -> Option<Timestamp> {
-    match (text.parse(), parse_duration(text)) {
-        (Ok(at), _) => Some(at),
-        (Err(_), Ok(age)) => Some(now.checked_sub(age).unwrap_or(Timestamp::MIN)),
-        (Err(_), Err(_)) => None,
-    }
 }
 
 fn shown(row: &store::Row) -> Value {

@@ -183,6 +183,7 @@ async fn admit(
     let names = web::Path::<Names>::from_request(request.request(), &mut Payload::None).await;
     let names = names.map_err(|_| HttpError::unreadable_url())?.into_inner();
     let (allowed, target) = place(app, names, by).await?;
+    request.extensions_mut().insert(refusals::InUrl(allowed.project));
     require(app, &allowed.by.caller, action, &target)?;
     Ok(Some(allowed))
 }

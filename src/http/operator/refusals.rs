@@ -15,17 +15,20 @@ use crate::domain::password::OperatorToken;
 use crate::domain::policy::Action;
 use crate::http::Shared;
 use crate::http::answer::RequestId;
-use crate::http::extract::Allowed;
+use crate::store::columns::Id;
+
+/// The project that the URL of a request names, once that is known.
+pub(super) struct InUrl(pub Option<Id>);
 
 /// Notes a refused change of a known caller, and any refusal of an unknown one. `action` is what
 /// the route is for.
 pub(super) async fn note<B>(action: Option<Action>, response: &ServiceResponse<B>) {
     let request = response.request();
     let Some(shared) = request.app_data::<web::Data<Shared>>() else { return };
-    let (by, allowed, id) = {
+    let (by, project, id) = {
         let found = request.extensions();
         let id = found.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        (found.get::<By>().cloned(), found.get::<Allowed>().cloned(), id)
+        (found.get::<By>().cloned(), found.get::<InUrl>().and_then(|url| url.0), id)
     };
     match (by, action) {
         (None, _) if response.status() == StatusCode::UNAUTHORIZED => {
@@ -38,7 +41,7 @@ pub(super) async fn note<B>(action: Option<Action>, response: &ServiceResponse<B
         {
             let names = web::Path::<Names>::from_request(request, &mut Payload::None).await;
             let object = match names {
-                Ok(names) => object(&shared.app, names.into_inner(), allowed).await,
+                Ok(names) => object(&shared.app, names.into_inner(), project).await,
                 Err(_) => Object::None,
             };
             let status = response.status().as_u16();
@@ -49,7 +52,7 @@ pub(super) async fn note<B>(action: Option<Action>, response: &ServiceResponse<B
 }
 
 /// What the URL names, as far as its parts are ids: what else somebody wrote there is not repeated.
-async fn object(app: &App, names: Names, allowed: Option<Allowed>) -> Object {
+async fn object(app: &App, names: Names, project: Option<Id>) -> Object {
     let id = |text: Option<String>| text.and_then(|text| Uuid::try_parse(&text).ok());
     let (user, tenant) = (id(names.user), id(names.tenant));
     if let Some(system_id) = names.system_id.and_then(|text| SystemId::parse(&text).ok()) {
@@ -61,7 +64,7 @@ async fn object(app: &App, names: Names, allowed: Option<Allowed>) -> Object {
         let audit_id = known.ok().flatten().map(|known| known.identity.audit_id.clone());
         return audit_id.map_or(Object::None, Object::Token);
     }
-    match (tenant, user, allowed.and_then(|allowed| allowed.project)) {
+    match (tenant, user, project) {
         (Some(project), Some(user), _) => Object::Grant { project, user },
         (Some(project), None, _) => Object::Project(project),
         (None, Some(user), _) => Object::User(user),
