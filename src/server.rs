@@ -29,6 +29,7 @@ use crate::domain::password::Password;
 use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
+use crate::live::strangers::Strangers;
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::migrations;
@@ -120,7 +121,7 @@ impl Server {
             tracing::info!(migration = name, "migrated");
         }
         let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
-        let sealer = maintenance::fitting_key(&settings, &db).await?;
+        let keys = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
 
@@ -134,12 +135,12 @@ impl Server {
         let socket = settings.state_dir.join("admin.sock");
         let socket_listener = bind_socket(&socket)?;
 
-        let nobody = Nobody::new(&sealer, &mint);
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
         let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
             StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
         })?;
+        let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
@@ -159,7 +160,9 @@ impl Server {
             db,
             clock,
             mint,
-            sealer,
+            sealer: keys.sealer,
+            audit_key: Arc::new(keys.audit),
+            strangers: Strangers::default(),
             nobody,
         });
         if app.plaintext_replay == PlaintextReplay::Refuse {
@@ -186,7 +189,7 @@ impl Server {
         if let Some(socket) = admin_socket {
             server.serve_operators(shared, listen(socket)?)?;
         }
-        server.housekeep(settings.keep_ended_tokens);
+        server.housekeep(settings.keep_ended_tokens, settings.keep_audit);
         Ok(server)
     }
 
@@ -250,7 +253,7 @@ impl Server {
         }));
     }
 
-    fn housekeep(&mut self, keep_ended_tokens: Duration) {
+    fn housekeep(&mut self, keep_ended_tokens: Duration, keep_audit: Option<Duration>) {
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);
@@ -266,10 +269,16 @@ impl Server {
             let mut every = tokio::time::interval(SWEEP);
             loop {
                 every.tick().await;
+                actions::audit::flush_strangers(&app).await;
                 match actions::cull::sweep(&app, keep_ended_tokens).await {
                     Ok(0) => {}
                     Ok(tokens) => tracing::info!(tokens, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
+                }
+                if let Some(keep) = keep_audit
+                    && let Err(error) = actions::audit::sweep(&app, keep).await
+                {
+                    tracing::warn!(%error, "the sweep of the audit will try again");
                 }
             }
         }));
@@ -299,6 +308,7 @@ impl Server {
         if let Err(error) = actions::cull::flush(&self.app).await {
             tracing::warn!(%error, "the last second of last uses is lost");
         }
+        actions::audit::flush_strangers(&self.app).await;
         if let Err(error) = leave_nonces(&self.nonces, &self.app.nonces) {
             tracing::warn!(%error, "the nonces are not kept: the next start refuses its first two seconds");
         }
