@@ -22,9 +22,9 @@ use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
-use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
+use crate::live::policy::{BadFile, PolicySource, Watch};
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::migrations;
@@ -63,6 +63,8 @@ pub enum StartError {
     File { path: String, source: std::io::Error },
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
+    #[error(transparent)]
+    Policy(#[from] BadFile),
     #[error("cannot serve")]
     Serve(#[source] std::io::Error),
 }
@@ -82,6 +84,7 @@ pub struct Server {
     draining: Arc<AtomicBool>,
     handles: Vec<ServerHandle>,
     tasks: Vec<JoinHandle<()>>,
+    policy: Option<Watch>,
     nonces: PathBuf,
     /// Held until the process ends.
     locks: Vec<Option<File>>,
@@ -93,6 +96,8 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
+        let policy = PolicySource::open(settings.policy_file.clone(), clock.clone())?;
+        let policy = Arc::new(policy);
         maintenance::make_state_dir(&settings)?;
         let locks = vec![
             lock::state_dir(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
@@ -125,8 +130,9 @@ impl Server {
             nonces,
             learnt: Learnt::default(),
             identities: Arc::default(),
-            policy: compiled_in(),
-            service_token_window: SignedDuration::from_hours(48),
+            policy: policy.clone(),
+            service_token_window: SignedDuration::try_from(settings.service_token_window)
+                .unwrap_or(SignedDuration::MAX),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
             refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
             limits: settings.limits.clone(),
@@ -154,6 +160,7 @@ impl Server {
             draining,
             handles: Vec::new(),
             tasks: Vec::new(),
+            policy: Watch::spawn(&policy).map_err(StartError::Serve)?,
             nonces: nonces_file,
             locks,
         };
@@ -238,6 +245,13 @@ impl Server {
                 }
             }
         }));
+    }
+
+    /// Reads again what may have changed on the disk.
+    pub fn reload(&self) {
+        if let Some(policy) = &self.policy {
+            policy.look();
+        }
     }
 
     /// Stops taking requests, answers those it has, and leaves what the next start needs.

@@ -16,9 +16,9 @@ use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
-use crate::domain::policy::Rules;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
+use crate::live::policy::PolicySource;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
 use crate::store::{Db, DbError, projects};
@@ -38,7 +38,7 @@ pub struct App {
     /// What is known of operators' tokens.
     pub identities: Arc<Identities>,
     /// Who may do what.
-    pub policy: Rules,
+    pub policy: Arc<PolicySource>,
     /// How long past its end a token is good beside a service's.
     pub service_token_window: SignedDuration,
     /// How fast each source address is refused.

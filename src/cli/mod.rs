@@ -5,6 +5,7 @@ mod bench;
 mod contents;
 mod nodes;
 mod output;
+mod policy;
 mod serve;
 mod tokens;
 
@@ -83,25 +84,14 @@ enum Command {
     VendorData(contents::Content),
     /// Tell a node where we are and with which credentials: prints its preseed
     Preseed(tokens::Preseed),
-    /// Try policy rules without a server
+    /// Who may do what: check a file of rules, see those in force, and try them out
     #[command(subcommand)]
-    Policy(Policy),
+    Policy(policy::Policy),
     /// Measure a server of its own, or the one named
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Print a completion script
     Completion { shell: clap_complete::Shell },
-}
-
-#[derive(Subcommand)]
-enum Policy {
-    /// Evaluate cases, each with rules of its own
-    Eval {
-        #[arg(
-            help = "{\"cases\": [{id, rules, default_rule, rule, creds, target}]} or a bare list"
-        )]
-        file: PathBuf,
-    },
 }
 
 /// Runs the command line of this process.
@@ -119,12 +109,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
-        Command::Policy(Policy::Eval { file }) => {
-            let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
-            let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;
-            let items = results.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
-            output::list(common.output, &["id", "load", "allow", "why"], &items)
-        }
+        Command::Policy(command) => policy::run(&common, command),
         Command::Bench(command) => bench::run(&common, command),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -1,13 +1,14 @@
 //! `serve`, `migrate` and `config`: the commands that read the server's settings.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Common, output};
+use super::{Common, output, policy};
 use crate::clock::Clock;
 use crate::config::{SETTINGS, Settings, variable};
 use crate::domain::credentials::Mint;
@@ -53,6 +54,7 @@ fn heading(section: &'static str) -> &'static str {
         "tls" => "TLS",
         "node" => "Node plane",
         "secrets" => "Secrets",
+        "identity" => "Identity",
         "retention" => "Retention",
         _ => "Limits",
     }
@@ -134,7 +136,7 @@ pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => tracing::info!("nothing to reload"),
+                _ = hangup.recv() => server.reload(),
             }
         }
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
@@ -178,7 +180,13 @@ pub fn migrate(common: &Common, command: Migrate) -> anyhow::Result<()> {
 pub fn config(common: &Common, command: Config) -> anyhow::Result<()> {
     match command {
         Config::Check(flags) => {
-            settings(common, flags).context("settings")?;
+            let given = common.given(flags.0.clone())?;
+            let file = given.text("policy-file").map(PathBuf::from);
+            let settings = settings(common, flags);
+            let mut problems: Vec<String> =
+                settings.err().iter().map(ToString::to_string).collect();
+            problems.extend(file.iter().flat_map(|path| policy::problems(path)));
+            anyhow::ensure!(problems.is_empty(), "settings: {}", problems.join("\n"));
             eprintln!("nodeinit: the settings are good");
             Ok(())
         }

@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{contents, nodes, tokens};
+    use operator::{contents, nodes, policy, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -116,6 +116,8 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
         ("/v1/tokens", vec![get(Action::TokenList, tokens::list)]),
         ("/v1/tokens/cull", vec![post(Action::TokenCull, Takes::Json, tokens::cull)]),
+        ("/v1/policy", vec![get(Action::PolicyShow, policy::show)]),
+        ("/v1/policy/explain", vec![post(Action::PolicyShow, Takes::Json, policy::explain)]),
     ]
 }
 

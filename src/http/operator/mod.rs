@@ -3,6 +3,8 @@
 pub mod contents;
 pub mod guard;
 pub mod nodes;
+pub mod policy;
+pub mod target;
 pub mod tokens;
 
 use actix_web::web;
