@@ -54,6 +54,8 @@ const CASES: &[Case] = &[
     case("POST", PRESEED, r#"{"format": "cloud-config"}"#, 200),
     case("GET", "/v1/tokens", "", 200),
     case("POST", "/v1/tokens/cull", r#"{"unused_for": "1d"}"#, 200),
+    case("GET", "/v1/policy", "", 200),
+    case("POST", "/v1/policy/explain", r#"{"action": "node:list", "user": "node-init"}"#, 200),
     case("DELETE", TOKEN, "", 204),
     case("DELETE", NODE, "", 204),
 ];
