@@ -17,6 +17,7 @@ mod oauth_vectors;
 mod operator;
 mod policy_cases;
 mod policy_file;
+mod policy_oslo;
 mod policy_rules;
 mod policy_show;
 mod readme;

@@ -1,6 +1,7 @@
-//! The README's table of settings is the program's own.
+//! The README's table of settings is the program's own, and its example of a policy file loads.
 
 use nodeinit::config::{SETTINGS, variable};
+use nodeinit::domain::policy::from_file;
 
 const README: &str = include_str!("../../README.md");
 
@@ -25,4 +26,11 @@ fn the_readme_lists_every_setting_as_it_is_and_no_other() {
     }
     let listed = README.lines().filter(|line| line.contains("| `NODEINIT_")).count();
     assert_eq!(listed, rows.len(), "README.md lists settings that are none:\n{}", rows.join("\n"));
+}
+
+#[test]
+fn the_readmes_policy_file_is_one() {
+    let example = README.split("```\n").find(|block| block.starts_with("node:remove: ")).unwrap();
+    let rules = from_file(example.as_bytes()).map_err(|error| error.to_string()).unwrap();
+    assert_eq!(rules.overridden().len(), example.lines().count());
 }
