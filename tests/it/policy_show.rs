@@ -244,31 +244,11 @@ fn a_file_is_checked_without_a_server() {
     assert!(!home.path("nodeinit.db").exists());
 }
 
-const PENDING: &[Action] = &[
-    Action::AuditList,
-    Action::AuditVerify,
-    Action::Bootstrap,
-    Action::ProjectChange,
-    Action::ProjectCreate,
-    Action::ProjectList,
-    Action::ProjectRemove,
-    Action::ProjectShow,
-    Action::RoleGrant,
-    Action::RoleRevoke,
-    Action::TokenRevokeOperator,
-    Action::TokenValidate,
-    Action::UserChange,
-    Action::UserCreate,
-    Action::UserList,
-    Action::UserPassword,
-    Action::UserRemove,
-    Action::UserShow,
-    Action::Whoami,
-];
+const PENDING: &[Action] = &[Action::AuditList, Action::AuditVerify];
 /// Judged within another action's route.
 const WITHIN: &[Action] = &[Action::NodeMove];
 /// Routes for those who have no token yet.
-const OPEN: &[(&str, &str)] = &[];
+const OPEN: &[(&str, &str)] = &[("GET", "/v1/openapi.json"), ("POST", "/v2.0/tokens")];
 
 #[test]
 fn every_route_asks_for_an_action_and_every_action_has_a_rule_and_a_route() {

@@ -1,5 +1,6 @@
 //! Every action of the service: its stable name, the rule compiled in, and what it is.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{LoadError, Names, Place, Problem, Rules};
@@ -83,6 +84,7 @@ actions! {
     ProjectCreate "project:create" "rule:fresh_admin" "make a project";
     ProjectChange "project:change" "rule:fresh_admin" "change, enable or disable a project";
     ProjectRemove "project:remove" "rule:fresh_admin" "remove an empty project";
+    RoleList "role:list" "rule:admin_required or user_id:%(user.id)s" "see what a user is in a project";
     RoleGrant "role:grant" "rule:fresh_admin" "give a user a role in a project";
     RoleRevoke "role:revoke" "rule:fresh_admin" "take a user's role in a project away";
 }
@@ -143,7 +145,7 @@ pub fn from_file(bytes: &[u8]) -> Result<Rules, LoadError> {
 }
 
 /// An action and the rule that answers for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Listed {
     pub action: &'static str,
     pub rule: String,

@@ -2,7 +2,9 @@
 
 pub mod contents;
 pub mod guard;
+pub mod identity;
 pub mod nodes;
+pub mod openapi;
 pub mod policy;
 pub mod target;
 pub mod tokens;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::guard::for_the_unscoped;
@@ -13,7 +14,7 @@ use super::{refuse_if, target};
 use crate::actions::{Failure, NO_SUCH_NODE};
 use crate::domain::identity::{Caller, Identity, Name, Named, Role, id_text};
 use crate::domain::node::SystemId;
-use crate::domain::policy::{Action, Rules, Target, list};
+use crate::domain::policy::{Action, Listed, Rules, Target, list};
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
 use crate::http::{Shared, body};
@@ -22,30 +23,84 @@ use crate::store::columns::Id;
 use crate::store::users::{self, User};
 use crate::store::{DbConnection, grants, nodes, projects};
 
+/// Every action with its rule, and where the rules come from.
+#[derive(Serialize, JsonSchema)]
+pub struct Shown {
+    items: Vec<Listed>,
+    /// The rules that actions are written with.
+    helpers: Vec<Helper>,
+    /// `null` without a policy file.
+    file: Option<PolicyFile>,
+    /// There is one page.
+    next: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Helper {
+    name: String,
+    rule: String,
+    overridden: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PolicyFile {
+    path: String,
+    /// `loaded`, or `degraded` while the file as it is now cannot be used.
+    state: &'static str,
+    /// When the rules in force were read.
+    #[schemars(with = "String")]
+    loaded_at: Timestamp,
+    problems: Vec<String>,
+}
+
 pub async fn show(shared: web::Data<Shared>, _by: Operator) -> HttpResponse {
     let policy = &shared.app.policy;
     let rules = policy.current();
-    let file = policy.file().map(|FileState { path, loaded_at, problems }| {
-        json!({
-            "path": path.display().to_string(),
-            "state": if problems.is_empty() { "loaded" } else { "degraded" },
-            "loaded_at": loaded_at,
-            "problems": problems,
-        })
+    let file = policy.file().map(|FileState { path, loaded_at, problems }| PolicyFile {
+        path: path.display().to_string(),
+        state: if problems.is_empty() { "loaded" } else { "degraded" },
+        loaded_at,
+        problems,
     });
-    HttpResponse::Ok().json(json!({
-        "items": list(&rules), "helpers": helpers(&rules), "file": file, "next": null
-    }))
+    let (items, helpers) = (list(&rules), helpers(&rules));
+    HttpResponse::Ok().json(Shown { items, helpers, file, next: None })
 }
 
-/// The rules that actions are written with.
-fn helpers(rules: &Rules) -> Vec<serde_json::Value> {
+fn helpers(rules: &Rules) -> Vec<Helper> {
     let actions: BTreeSet<&str> = Action::ALL.iter().map(|action| action.name()).collect();
     let helpers = rules.iter().filter(|(name, _)| !actions.contains(name));
     let overridden = |name: &str| rules.overridden().contains(name);
     helpers
-        .map(|(name, rule)| json!({"name": name, "rule": rule, "overridden": overridden(name)}))
+        .map(|(name, rule)| Helper { name: name.to_owned(), rule, overridden: overridden(name) })
         .collect()
+}
+
+/// Whether somebody may, and why.
+#[derive(Serialize, JsonSchema)]
+pub struct Explained {
+    allow: bool,
+    action: String,
+    user: Reference,
+    project: Option<Reference>,
+    roles: BTreeSet<Role>,
+    /// What policy is told of the object.
+    target: Target,
+    /// The tree of reasons as indented lines: it may be deeper than a reader of JSON goes.
+    why: Vec<String>,
+    /// Why no token can be what the question supposes.
+    notes: Vec<&'static str>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Reference {
+    id: String,
+    name: String,
+}
+
+impl Reference {
+    fn new(id: Id, name: &str) -> Reference {
+        Reference { id: id_text(id.0), name: name.to_owned() }
+    }
 }
 
 /// Whom to judge, and on what: names or ids, as they were sent.
@@ -64,7 +119,6 @@ struct Facts {
     project: Option<projects::Project>,
     roles: BTreeSet<Role>,
     target: Target,
-    /// Why no token can be what this question supposes.
     notes: Vec<&'static str>,
 }
 
@@ -114,17 +168,16 @@ pub async fn explain(
     };
     let decision = rules.check(&rule, &caller.creds(), &facts.target);
     let why = decision.why().to_string();
-    Ok(HttpResponse::Ok().json(json!({
-        "allow": decision.allowed() && facts.notes.is_empty(),
-        "action": rule,
-        "user": {"id": id_text(facts.user.id.0), "name": facts.user.name},
-        "project": facts.project.map(|p| json!({"id": id_text(p.id.0), "name": p.name})),
-        "roles": facts.roles,
-        "target": facts.target,
-        // As lines, because a tree may be deeper than a reader of JSON goes.
-        "why": why.lines().collect::<Vec<_>>(),
-        "notes": facts.notes,
-    })))
+    Ok(HttpResponse::Ok().json(Explained {
+        allow: decision.allowed() && facts.notes.is_empty(),
+        action: rule,
+        user: Reference::new(facts.user.id, &facts.user.name),
+        project: facts.project.map(|project| Reference::new(project.id, &project.name)),
+        roles: facts.roles,
+        target: facts.target,
+        why: why.lines().map(str::to_owned).collect(),
+        notes: facts.notes,
+    }))
 }
 
 fn known_role(text: &str) -> Result<Role, String> {
