@@ -3,8 +3,11 @@
 #![expect(clippy::format_collect, clippy::needless_pass_by_value, reason = "brevity, in tests")]
 
 mod architecture;
+mod audit;
 mod bench;
 mod cli;
+mod cli_identity;
+mod client;
 mod content;
 mod coverage;
 mod cull;
@@ -14,11 +17,17 @@ mod metadata;
 mod nonces;
 mod oauth;
 mod oauth_vectors;
+mod openapi;
 mod operator;
 mod policy_cases;
+mod policy_file;
+mod policy_oslo;
 mod policy_rules;
+mod policy_show;
 mod readme;
 mod reports;
+mod reports_cli;
+mod reports_kept;
 mod support;
 mod tls;
 mod tokens;

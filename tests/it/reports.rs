@@ -682,3 +682,158 @@ fn a_token_revoked_while_its_report_is_on_the_way_is_401_and_nothing_is_stored()
     assert_refused(&connection.read(false), "credentials_refused");
     assert_eq!(rows::count(&server.database, "events"), 0);
 }
+
+#[test]
+fn no_body_is_read_before_it_is_known_whose_it_is() {
+    let (server, node) = started();
+    let other = server.node("n2");
+    let liar = Node { token_secret: "x".repeat(32), ..node.clone() };
+    for (header, path, status) in [
+        (liar.header(), "/MAAS/metadata/status/n1", 401),
+        (liar.header(), "/MAAS/metadata/latest/", 401),
+        (other.header(), "/MAAS/metadata/status/n1", 403),
+    ] {
+        let headers = [("Authorization", header.as_str()), ("Content-Length", "10000000")];
+        let mut connection = wire::Connection::open(server.node);
+        let began = Instant::now();
+        let reply = connection.send("POST", path, &headers, b"");
+        assert_eq!(reply.status, status, "{path}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{path}");
+    }
+}
+
+#[test]
+fn bodies_that_do_not_come_keep_nobody_elses_waiting() {
+    let (server, node) = started();
+    let other = server.node("n2");
+    let stalled: Vec<wire::Connection> = (0..40)
+        .map(|number| {
+            let length = if number % 2 == 0 { "16777216" } else { "60000" };
+            let headers = [("Authorization", &*node.header()), ("Content-Length", length)];
+            let head = wire::request(
+                "POST",
+                "/MAAS/metadata/status/n1",
+                &server.node.to_string(),
+                &headers,
+                b"",
+            );
+            let mut connection = wire::Connection::open(server.node);
+            connection.stream.write_all(&head).unwrap();
+            connection
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let file =
+        json!({"path": "p", "encoding": "base64", "content": STANDARD.encode(vec![7; 1 << 20])});
+    assert_taken(&other.report(&event(json!({}))));
+    assert_taken(&other.report(&event(json!({"event_type": "finish", "files": [file]}))));
+    // Nor its own small ones.
+    assert_taken(&node.report(&event(json!({}))));
+    drop(stalled);
+}
+
+#[test]
+fn posts_of_a_node_in_haste_are_held_back_before_any_is_refused() {
+    let options = Options::default().flag("node-rate", "10").flag("node-burst", "2");
+    let server = TestServer::start_with(options);
+    let node = server.node("n1");
+    let began = Instant::now();
+    for number in 0..12 {
+        assert_taken(&node.report(&event(json!({"timestamp": number}))));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(server.events("n1").len(), 12);
+    // Far more at once than two seconds have room for.
+    let replies: Vec<Reply> = std::thread::scope(|scope| {
+        let posts: Vec<_> = (100..160)
+            .map(|number| {
+                let (node, event) = (node.clone(), event(json!({"timestamp": number})));
+                scope.spawn(move || node.report(&event))
+            })
+            .collect();
+        posts.into_iter().map(|post| post.join().unwrap()).collect()
+    });
+    let taken = replies.iter().filter(|reply| reply.status == 204).count();
+    assert!((10..50).contains(&taken), "{taken}");
+    for reply in replies.iter().filter(|reply| reply.status != 204) {
+        assert_eq!(reply.status, 429);
+        assert!(reply.header("retry-after").is_some());
+    }
+    assert_eq!(server.events("n1").len(), 12 + taken);
+}
+
+#[test]
+fn events_are_listed_by_page_and_by_what_they_are() {
+    let (server, node) = started();
+    let other = server.node("n2");
+    for number in 0..7 {
+        let kind = if number % 2 == 0 { "start" } else { "finish" };
+        let sent =
+            json!({"name": format!("n{}", number / 2), "event_type": kind, "timestamp": number});
+        assert_taken(&node.report(&event(sent)));
+        server.clock.advance(60);
+    }
+    assert_taken(&other.report(&event(json!({"name": "other"}))));
+    let session = server.operator().session;
+    let names = |path: &str| -> Vec<String> {
+        let events = session.list(path, None).unwrap();
+        let name = |event: &Value| event["name"].as_str().unwrap().to_owned();
+        events.iter().map(name).collect()
+    };
+    let path = "/v1/default/nodes/n1/events";
+    let all = ["n0", "n0", "n1", "n1", "n2", "n2", "n3"];
+    assert_eq!(names(path), all);
+    assert_eq!(names(&format!("{path}?limit=2")), all, "page by page");
+    assert_eq!(names(&format!("{path}?type=finish")), ["n0", "n1", "n2"]);
+    assert_eq!(names(&format!("{path}?name=n1")), ["n1", "n1"]);
+    assert_eq!(names(&format!("{path}?name=n1%00")), Vec::<String>::new());
+    assert_eq!(names(&format!("{path}?newest=2")), ["n2", "n3"]);
+    assert_eq!(names(&format!("{path}?since=2027-01-15T08:05:00Z")), ["n2", "n3"]);
+    assert_eq!(names(&format!("{path}?since=2m")), ["n2", "n3"]);
+    assert_eq!(names(&format!("{path}?since=2027-01-15T08:00:00Z&type=start&name=n3")), ["n3"]);
+    assert_eq!(names("/v1/events?newest=2"), ["n3", "other"]);
+    assert_eq!(names("/v1/events").len(), 8);
+    for bad in ["type=ended", "since=SECRET", "newest=0", "cursor=SECRET", "limit=0", "state=new"] {
+        for path in [path, "/v1/events"] {
+            let reply = server.operator().send(Method::GET, &format!("{path}?{bad}"), &[], b"");
+            assert_eq!(reply.status, 400, "{bad}");
+            assert!(!reply.text().contains("SECRET"), "{bad}");
+        }
+    }
+    server.project("elsewhere");
+    for path in ["/v1/elsewhere/nodes/n1/events", "/v1/default/nodes/n3/events"] {
+        assert_eq!(server.operator().send(Method::GET, path, &[], b"").status, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_file_is_found_by_its_own_node_and_event_alone() {
+    let (server, node) = started();
+    let other = server.node("n2");
+    let with = |text: &str| {
+        let file = json!({"path": "p", "encoding": "base64", "content": STANDARD.encode(text)});
+        event(json!({"files": [file]}))
+    };
+    assert_taken(&node.report(&with("mine")));
+    assert_taken(&other.report(&with("theirs")));
+    let mine = server.events("n1").remove(0);
+    let theirs = server.events("n2").remove(0);
+    assert_eq!(server.file(&mine, 0).text(), "mine");
+    let (mine, theirs) = (mine["id"].as_str().unwrap(), theirs["id"].as_str().unwrap());
+    for path in [
+        format!("n1/events/{theirs}/files/0"),
+        format!("n2/events/{mine}/files/0"),
+        format!("n1/events/{mine}/files/1"),
+        format!("n1/events/{mine}/files/-1"),
+        format!("n1/events/{mine}/files/x"),
+        "n1/events/x/files/0".into(),
+        format!("n1/events/{}/files/0", uuid_nil()),
+    ] {
+        let path = format!("/v1/default/nodes/{path}");
+        assert_eq!(server.operator().send(Method::GET, &path, &[], b"").status, 404, "{path}");
+    }
+}
+
+fn uuid_nil() -> String {
+    "00000000-0000-0000-0000-000000000000".into()
+}

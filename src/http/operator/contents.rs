@@ -96,8 +96,9 @@ async fn show(
         .body(bytes))
 }
 
-#[derive(serde::Serialize)]
-struct Row {
+#[derive(serde::Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Version")]
+pub(super) struct Row {
     version: i32,
     sha256: Option<String>,
     size: i64,
@@ -139,6 +140,7 @@ async fn set(
     let (project, system_id) = scope.named()?;
     let stored = actions::contents::set(
         &shared.app,
+        &scope.by,
         project,
         system_id,
         kind,
@@ -162,7 +164,8 @@ async fn clear(
 ) -> Result<HttpResponse, HttpError> {
     let precondition = precondition(request)?;
     let (project, system_id) = scope.named()?;
-    actions::contents::clear(&shared.app, project, system_id, kind, precondition).await?;
+    actions::contents::clear(&shared.app, &scope.by, project, system_id, kind, precondition)
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

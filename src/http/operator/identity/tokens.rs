@@ -1,11 +1,15 @@
 //! `/v2.0/tokens` and `/v1/whoami`: logging in, and asking about tokens.
 
+use std::collections::BTreeSet;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{envelope, id, missing, seconds};
-use crate::actions::logins::{self, Login, Proof, Scope, Who};
+use crate::actions::logins::{self, Login, NO_SUCH_TOKEN, Proof, Scope, Who};
 use crate::actions::{Failure, Problem};
 use crate::domain::identity::{By, Caller, Identity, Name, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
@@ -15,8 +19,6 @@ use crate::http::error::HttpError;
 use crate::http::extract::Operator;
 use crate::http::operator::{Query, refuse_if, unknown_parameter};
 use crate::store::projects::Project;
-
-const NO_SUCH_TOKEN: Failure = Failure::NotFound("there is no such token");
 
 /// Logs in with a password, or carries a live token to another project.
 pub async fn login(
@@ -157,23 +159,34 @@ pub async fn revoke(
     Ok(HttpResponse::NoContent().finish())
 }
 
+/// Who one is. The socket's caller has neither a project nor an end.
+#[derive(Serialize, JsonSchema)]
+pub(in crate::http::operator) struct Whoami {
+    user: String,
+    project: Option<String>,
+    roles: BTreeSet<Role>,
+    /// The service that sent its token beside the user's.
+    service: Option<String>,
+    expires_at: Option<Timestamp>,
+}
+
 /// `GET /v1/whoami`.
 pub async fn whoami(Operator(By { caller, .. }): Operator) -> HttpResponse {
     let roles = caller.roles();
-    HttpResponse::Ok().json(match &caller {
-        Caller::Socket { uid, .. } => json!({
-            "user": format!("socket uid={uid}"),
-            "project": null,
-            "roles": roles,
-            "service": null,
-            "expires_at": null,
-        }),
-        Caller::Operator { identity, service } => json!({
-            "user": identity.user.name,
-            "project": identity.project.as_ref().map(|project| &project.name),
-            "roles": roles,
-            "service": service.as_ref().map(|service| &service.user.name),
-            "expires_at": identity.expires_at,
-        }),
+    HttpResponse::Ok().json(match caller {
+        Caller::Socket { uid, .. } => Whoami {
+            user: format!("socket uid={uid}"),
+            project: None,
+            roles,
+            service: None,
+            expires_at: None,
+        },
+        Caller::Operator { identity, service } => Whoami {
+            user: identity.user.name.clone(),
+            project: identity.project.as_ref().map(|project| project.name.clone()),
+            roles,
+            service: service.map(|service| service.user.name),
+            expires_at: Some(identity.expires_at),
+        },
     })
 }

@@ -1,6 +1,7 @@
 //! `/v2.0/users`, and the first admin.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
@@ -9,6 +10,7 @@ use crate::actions::users::{NO_SUCH_USER, NewUser, UserChange, Wanted};
 use crate::actions::{self, Problem};
 use crate::domain::identity::{Name, id_text};
 use crate::domain::password::Password;
+use crate::domain::policy::Action;
 use crate::http::Shared;
 use crate::http::body::{self, Fields};
 use crate::http::error::HttpError;
@@ -18,7 +20,8 @@ use crate::store::columns::Id;
 use crate::store::users as store;
 
 /// A user as Keystone v2.0 shows one: nothing of the password, and of the project its id.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "User")]
 struct Shown {
     id: String,
     name: String,
@@ -28,6 +31,13 @@ struct Shown {
     email: Option<String>,
     #[serde(rename = "tenantId", skip_serializing_if = "Option::is_none")]
     tenant_id: Option<String>,
+}
+
+/// `{"user": {…}}`.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "UserEnvelope")]
+pub(in crate::http::operator) struct Enveloped {
+    user: Shown,
 }
 
 fn shown(user: store::User) -> Shown {
@@ -42,7 +52,7 @@ fn shown(user: store::User) -> Shown {
 }
 
 fn one(user: store::User) -> HttpResponse {
-    HttpResponse::Ok().json(json!({"user": shown(user)}))
+    HttpResponse::Ok().json(Enveloped { user: shown(user) })
 }
 
 /// All of them, or with `?name=` the one, as Keystone has it.
@@ -121,7 +131,7 @@ pub async fn change(
     }
     refuse_if(problems)?;
     let id = id(&user).ok_or(NO_SUCH_USER)?;
-    Ok(one(actions::users::change(&shared.app, &by, id, change).await?))
+    Ok(one(actions::users::change(&shared.app, &by, Action::UserChange, id, change).await?))
 }
 
 pub async fn set_password(
@@ -144,7 +154,7 @@ pub async fn set_password(
     refuse_if(problems)?;
     let id = id(&user).ok_or(NO_SUCH_USER)?;
     let change = UserChange { password, ..UserChange::default() };
-    Ok(one(actions::users::change(&shared.app, &by, id, change).await?))
+    Ok(one(actions::users::change(&shared.app, &by, Action::UserPassword, id, change).await?))
 }
 
 pub async fn remove(
@@ -165,7 +175,7 @@ pub async fn bootstrap(
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
     if !by.caller.is_socket() {
-        return Err(HttpError::forbidden(crate::domain::policy::Action::Bootstrap));
+        return Err(HttpError::forbidden(Action::Bootstrap));
     }
     let mut fields = body::fields(&request, payload, &shared.app.limits).await?;
     let name = fields.required("name", name);
@@ -179,7 +189,7 @@ pub async fn bootstrap(
     if created {
         response.insert_header(("Location", format!("/v2.0/users/{}", id_text(user.id.0))));
     }
-    Ok(response.json(json!({"user": shown(user)})))
+    Ok(response.json(Enveloped { user: shown(user) }))
 }
 
 /// A field that Keystone knows under two names; if both are there, they agree. The first one counts,
