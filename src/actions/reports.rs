@@ -1,7 +1,7 @@
 //! What nodes report: one writer a process, which takes along with each commit what gathered while
 //! it wrote the one before.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,12 +69,35 @@ impl Memory {
     }
 }
 
+/// Bytes of a body that counts as small: all that cloud-init sends.
+pub const SMALL: usize = 64 << 10;
+/// So many small bodies at once: more than one node may begin before the first is given up.
+const MOST_SMALL: usize = 4096;
+
+/// A node's turn with a large body.
+pub struct Turn<'a> {
+    reports: &'a Reports,
+    system_id: Option<String>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(system_id) = &self.system_id {
+            self.reports.reading().remove(system_id);
+        }
+    }
+}
+
 /// Events on their way to the disk.
 pub struct Reports {
     lanes: Mutex<Lanes>,
     more: Notify,
-    /// Bodies that are being read and events that wait.
-    pub bodies: Memory,
+    /// Large bodies that are being read, and their events that wait.
+    large: Memory,
+    /// The same of the many small ones, which no large one keeps waiting.
+    small: Memory,
+    /// The nodes whose large bodies are being read: one each, so that none has it all.
+    reading: Mutex<HashSet<String>>,
     /// Files that are being unpacked.
     pub unpacked: Memory,
 }
@@ -111,9 +134,27 @@ impl Reports {
         Reports {
             lanes: Mutex::default(),
             more: Notify::new(),
-            bodies: Memory::new(body.saturating_mul(8)),
+            large: Memory::new(body.saturating_mul(8)),
+            small: Memory::new(SMALL.saturating_mul(MOST_SMALL)),
+            reading: Mutex::default(),
             unpacked: Memory::new(unpacked),
         }
+    }
+
+    /// Waits for room for a body of so many bytes, and for the node's turn with a large one.
+    pub async fn room(&self, system_id: &str, bytes: usize) -> Option<(Share, Turn<'_>)> {
+        if bytes <= SMALL {
+            return Some((self.small.take(bytes).await?, Turn { reports: self, system_id: None }));
+        }
+        while !self.reading().insert(system_id.to_owned()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let turn = Turn { reports: self, system_id: Some(system_id.to_owned()) };
+        Some((self.large.take(bytes).await?, turn))
+    }
+
+    fn reading(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -331,5 +372,78 @@ async fn in_batches(
             0 => return Ok(gone),
             some => gone += some,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::report::{Bounds, Draft};
+
+    fn queued(event_type: &str, name: &str) -> Queued {
+        let json = format!(
+            r#"{{"event_type": "{event_type}", "origin": "o", "name": "{name}", "description": ""}}"#
+        );
+        let bounds = Bounds { depth: 32, files: 16, file_bytes: 0 };
+        let draft = Draft::from_json(&mut json.into_bytes(), bounds).unwrap();
+        Queued {
+            system_id: "n1".into(),
+            token: Id(Uuid::nil()),
+            nonce: None,
+            received_at: Timestamp::UNIX_EPOCH,
+            report: draft.unpack(bounds).unwrap(),
+            done: oneshot::channel().0,
+            shares: Vec::new(),
+        }
+    }
+
+    fn names(batch: &[Queued]) -> Vec<&str> {
+        batch.iter().map(|queued| queued.report.name.as_str()).collect()
+    }
+
+    #[test]
+    fn past_the_bound_starts_are_turned_away_and_what_ends_goes_first() {
+        let reports = Reports::new(1 << 20, 1 << 20);
+        for number in 0..MOST_WAITING {
+            let kind = if number % 2 == 0 { "start" } else { "progress" };
+            reports.push(queued(kind, &number.to_string())).unwrap();
+        }
+        for kind in ["start", "progress"] {
+            assert!(matches!(reports.push(queued(kind, "late")), Err(Unstored::Full)));
+        }
+        for number in 0..MOST_WAITING {
+            reports.push(queued("finish", &format!("f{number}"))).unwrap();
+        }
+        assert!(matches!(reports.push(queued("finish", "late")), Err(Unstored::Full)));
+        let first = reports.take_now();
+        assert_eq!(first.len(), MOST_WRITTEN);
+        assert_eq!(names(&first)[..2], ["f0", "f1"]);
+        let mut taken = first.len();
+        while taken < MOST_WAITING {
+            taken += reports.take_now().len();
+        }
+        assert_eq!(names(&reports.take_now())[..3], ["0", "1", "2"]);
+        // There is room again.
+        reports.push(queued("start", "now")).unwrap();
+    }
+
+    #[test]
+    fn a_commit_takes_no_more_than_so_many_bytes_of_files() {
+        let reports = Reports::new(1 << 20, 1 << 20);
+        for number in 0..5 {
+            let mut large = queued("finish", &number.to_string());
+            let content = Some(vec![0; MOST_WRITTEN_BYTES / 2]);
+            large
+                .report
+                .files
+                .push(crate::domain::report::ReportedFile { path: "p".into(), content });
+            reports.push(large).unwrap();
+        }
+        assert_eq!(names(&reports.take_now()), ["0", "1"]);
+        assert_eq!(names(&reports.take_now()), ["2", "3"]);
+        assert_eq!(names(&reports.take_now()), ["4"]);
+        assert!(reports.take_now().is_empty());
     }
 }

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::{Common, InProject, output, segment};
 use crate::client::Session;
+use crate::clock::Clock;
+use crate::domain::audit::parse_since;
 
 const COLUMNS: [&str; 7] =
     ["received_at", "system_id", "origin", "event_type", "name", "result", "description"];
@@ -34,9 +36,9 @@ pub enum Event {
         /// Only those of this name, such as modules-final
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// Only those received then or later, such as 2027-01-15T08:00:00Z
-        #[arg(long, value_name = "TIME")]
-        since: Option<Timestamp>,
+        /// Only those received since: an instant, or an age such as 24h
+        #[arg(long, value_name = "T", value_parser = since)]
+        since: Option<String>,
         /// At most this many
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -54,12 +56,16 @@ pub enum Event {
     },
 }
 
+/// The server reads it; what it would refuse is wrong use here.
+fn since(text: &str) -> Result<String, String> {
+    parse_since(text, Clock::System.now()).map(|_| text.to_owned())
+}
+
 pub fn run(common: &Common, command: Event) -> anyhow::Result<()> {
     let session = common.session()?;
     match command {
         Event::List { node, project, r#type, name, since, limit } => {
             let mut path = events_of(&session, node.as_deref(), &project)?;
-            let since = since.map(|since| since.to_string());
             for (parameter, value) in [("type", r#type), ("name", name), ("since", since)] {
                 if let Some(value) = value {
                     path.push(if path.contains('?') { '&' } else { '?' });
@@ -77,10 +83,10 @@ pub fn run(common: &Common, command: Event) -> anyhow::Result<()> {
 }
 
 fn events_of(session: &Session, node: Option<&str>, project: &InProject) -> anyhow::Result<String> {
-    Ok(match node {
-        Some(node) => format!("{}/events", project.node(session, node)?),
-        None => "/v1/events".into(),
-    })
+    match node {
+        Some(node) => Ok(format!("{}/events", project.node(session, node)?)),
+        None => Ok("/v1/events".into()),
+    }
 }
 
 fn tail(session: &Session, path: &str, limit: usize, format: output::Format) -> anyhow::Result<()> {

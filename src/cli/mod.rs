@@ -1,6 +1,7 @@
 //! Commands and flags. Each arm makes one call, of the client, the server or maintenance, and
 //! prints what came of it: results on stdout, all else on stderr.
 
+mod audit;
 mod auth;
 mod bench;
 mod boots;
@@ -9,6 +10,7 @@ mod events;
 mod identity;
 mod nodes;
 mod output;
+mod policy;
 mod serve;
 mod tokens;
 
@@ -105,6 +107,9 @@ enum Command {
     VendorData(contents::Content),
     /// Tell a node where we are and with which credentials: prints its preseed
     Preseed(tokens::Preseed),
+    /// What the machines report
+    #[command(subcommand)]
+    Event(events::Event),
     /// Make or reset the first admin, through the socket
     Bootstrap(identity::Bootstrap),
     /// Log in, and print a token for later commands
@@ -120,34 +125,23 @@ enum Command {
     /// Who may do what where
     #[command(subcommand)]
     Role(identity::Role),
-    /// What the machines report
-    #[command(subcommand)]
-    Event(events::Event),
     /// Tell how a node came to where it is: what it was served, what it reported, and why it failed
     Timeline(boots::OfNode),
     /// List the nodes that are claimed, contacted, booting or failed and get no further
     Stuck(boots::Stuck),
     /// Say why a node is refused: its state, its token, the last refusals, its clock
     Explain(boots::OfNode),
-    /// Try policy rules without a server
+    /// Who changed what, and who was refused
     #[command(subcommand)]
-    Policy(Policy),
+    Audit(audit::Audit),
+    /// Who may do what: check a file of rules, see those in force, and try them out
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Measure a server of its own, or the one named
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Print a completion script
     Completion { shell: clap_complete::Shell },
-}
-
-#[derive(Subcommand)]
-enum Policy {
-    /// Evaluate cases, each with rules of its own
-    Eval {
-        #[arg(
-            help = "{\"cases\": [{id, rules, default_rule, rule, creds, target}]} or a bare list"
-        )]
-        file: PathBuf,
-    },
 }
 
 /// Runs the command line of this process.
@@ -165,22 +159,18 @@ pub fn run() -> anyhow::Result<()> {
         Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
+        Command::Event(command) => events::run(&common, command),
         Command::Bootstrap(command) => identity::bootstrap(&common, &command),
         Command::Login(command) => identity::login(&common, &command),
         Command::Whoami => identity::whoami(&common),
         Command::User(command) => identity::user(&common, command),
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
-        Command::Event(command) => events::run(&common, command),
         Command::Timeline(of) => boots::timeline(&common, &of),
         Command::Stuck(command) => boots::stuck(&common, &command),
         Command::Explain(of) => boots::explain(&common, &of),
-        Command::Policy(Policy::Eval { file }) => {
-            let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
-            let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;
-            let items = results.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
-            output::list(common.output, &["id", "load", "allow", "why"], &items)
-        }
+        Command::Audit(command) => audit::run(&common, command),
+        Command::Policy(command) => policy::run(&common, command),
         Command::Bench(command) => bench::run(&common, command),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -10,6 +10,7 @@ macro_rules! on_either {
     };
 }
 
+pub mod audit;
 pub mod blobs;
 pub mod boots;
 pub mod columns;

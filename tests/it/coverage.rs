@@ -59,6 +59,10 @@ const CASES: &[Case] = &[
     case("POST", PRESEED, r#"{"format": "cloud-config"}"#, 200),
     case("GET", "/v1/tokens", "", 200),
     case("POST", "/v1/tokens/cull", r#"{"unused_for": "1d"}"#, 200),
+    case("GET", "/v1/audit", "", 200),
+    case("GET", "/v1/audit/verify", "", 200),
+    case("GET", "/v1/policy", "", 200),
+    case("POST", "/v1/policy/explain", r#"{"action": "node:list", "user": "node-init"}"#, 200),
     case("DELETE", TOKEN, "", 204),
     case("DELETE", NODE, "", 204),
 ];
@@ -219,7 +223,7 @@ fn every_target_of_the_node_plane_is_among_the_paths_that_tests_ask() {
     let mut all: Vec<&str> = targets.into_iter().flat_map(paths).collect();
     all.extend(paths(Target::UserData));
     assert_eq!(all, READS);
-    for path in READS {
+    for path in READS.into_iter().chain(paths(Target::Status("n1"))) {
         let whole = format!("/MAAS/metadata{path}");
         let Path::Known(target) = parse(&whole) else { panic!("{path} is not known") };
         assert_eq!(paths(target), [path]);
@@ -235,7 +239,7 @@ fn every_path_of_the_node_plane_wants_the_nodes_own_signature() {
     let ended = second;
     let second = server.credentials("n2");
     for base in ["", "/curtin"] {
-        for path in READS {
+        for path in READS.into_iter().chain(["/status/n1"]) {
             let path = format!("{base}{path}");
             for method in ["GET", "POST", "PUT", "DELETE"] {
                 let send = |headers: &[(&str, &str)]| first.send(method, &path, headers, b"");
@@ -256,6 +260,12 @@ fn every_path_of_the_node_plane_wants_the_nodes_own_signature() {
                     let reply = send(&[("Authorization", &liar.header())]);
                     assert_refused(&reply, "credentials_refused");
                 }
+            }
+            if path.ends_with("/status/n1") {
+                let reply =
+                    second.send("POST", &path, &[("Authorization", &second.header())], b"{}");
+                assert_eq!(reply.status, 403, "{path}: {}", reply.text());
+                continue;
             }
             // Another node sees itself, where there is anything to see of a node at all.
             let seen = second.get(&path);

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use super::{Answer, refuse, shown, text, unavailable};
 use crate::actions::App;
 use crate::actions::authenticate::{Refusal, SignedNode};
-use crate::actions::reports::{self, Share, Unstored};
+use crate::actions::reports::{self, SMALL, Share, Unstored};
 use crate::domain::report::{Bounds, Draft, Form, Refused, Report, Unsignalled, from_form};
 use crate::http::body;
 
@@ -21,9 +21,6 @@ const COMMIT: Duration = Duration::from_millis(4500);
 /// A body may be this slow at first, and then no slower than 8 KiB/s.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const BODY_LEAST_PER_SECOND: usize = 8 << 10;
-
-/// Bodies up to this size are read and parsed where they are; larger ones off the async threads.
-const SMALL: usize = 64 << 10;
 
 /// What a request brings along beside its signature.
 pub enum Body {
@@ -47,7 +44,7 @@ pub async fn status(
         let response = text(StatusCode::FORBIDDEN, "Not authenticated as this node.");
         return Err(Answer { reason: "other_node", ..response.into() });
     }
-    let (mut body, share) = read(request, app, body).await?;
+    let (mut body, share) = read(request, app, &signed, body).await?;
     let bounds = bounds(app);
     let draft = off_thread(body.len(), move || Draft::from_json(&mut body, bounds)).await?;
     let mut shares = vec![share];
@@ -67,7 +64,7 @@ pub async fn operation(
     signed: SignedNode,
     body: Body,
 ) -> Taken<HttpResponse> {
-    let (body, share) = read(request, app, body).await?;
+    let (body, share) = read(request, app, &signed, body).await?;
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let bounds = bounds(app);
@@ -115,7 +112,12 @@ fn bounds(app: &App) -> Bounds {
 }
 
 /// Reads a body, once there is room for what it says its size is.
-async fn read(request: &HttpRequest, app: &App, body: Body) -> Taken<(BytesMut, Share)> {
+async fn read(
+    request: &HttpRequest,
+    app: &App,
+    signed: &SignedNode,
+    body: Body,
+) -> Taken<(BytesMut, Share)> {
     let limit = app.limits.report_bytes;
     let size = match &body {
         Body::Read(bytes) => bytes.len(),
@@ -127,7 +129,8 @@ async fn read(request: &HttpRequest, app: &App, body: Body) -> Taken<(BytesMut, 
     if size > limit {
         return Err(too_large(&format!("a report is at most {limit} bytes")));
     }
-    let share = within(ROOM, app.reports.bodies.take(size)).await?;
+    let room = app.reports.room(&signed.node.system_id, size);
+    let (share, _turn) = within(ROOM, room).await?;
     let bytes = match body {
         Body::Read(bytes) => bytes,
         Body::Coming(payload) => {
@@ -182,7 +185,7 @@ async fn within<T>(patience: Duration, doing: impl Future<Output = Option<T>>) -
     }
 }
 
-/// Parses where we are, or elsewhere when there is much of it.
+/// Parses where we are, or off the async threads when there is much of it.
 async fn off_thread<T: Send + 'static>(
     bytes: usize,
     parse: impl FnOnce() -> Result<T, Refused> + Send + 'static,

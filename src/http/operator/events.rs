@@ -3,6 +3,7 @@
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use super::{Paging, Query, refuse_if, unknown_parameter};
 use crate::actions::contents::hex;
 use crate::actions::{Failure, Problem};
+use crate::domain::audit::parse_since;
 use crate::domain::report::EventType;
 use crate::http::Shared;
 use crate::http::error::HttpError;
@@ -17,8 +19,10 @@ use crate::http::extract::{OnNode, Operator};
 use crate::store::columns::Id;
 use crate::store::{DbConnection, events as store};
 
-#[derive(Serialize)]
-struct Row {
+/// One event as a node reported it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
+pub(super) struct Row {
     id: String,
     system_id: String,
     event_type: String,
@@ -30,13 +34,17 @@ struct Row {
     timestamp: Option<Timestamp>,
     received_at: Timestamp,
     files: Vec<File>,
+    /// Everything else it said.
+    #[schemars(with = "serde_json::Value")]
     extra: Option<Box<RawValue>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventFile")]
 struct File {
     ordinal: i32,
     path: String,
+    /// In hexadecimal digits; `null` where the node had no such file.
     sha256: Option<String>,
     size: i64,
 }
@@ -94,9 +102,9 @@ impl Asked {
                 },
                 // PostgreSQL refuses to look for it, and no event has it.
                 "name" => asked.filter.name = Some(value.replace('\0', "\u{fffd}")),
-                "since" => match value.parse() {
+                "since" => match parse_since(&value, shared.app.clock.now()) {
                     Ok(since) => asked.filter.since = Some(since),
-                    Err(_) => problems.push(Problem::field("since", "an RFC 3339 time")),
+                    Err(why) => problems.push(Problem::field("since", why)),
                 },
                 "newest" => match value.parse() {
                     Ok(newest) if newest > 0 => asked.newest = Some(newest),

@@ -1,5 +1,6 @@
 //! The operator plane under `/v1`.
 
+pub mod audit;
 pub mod boots;
 pub mod contents;
 pub mod events;
@@ -7,6 +8,9 @@ pub mod guard;
 pub mod identity;
 pub mod nodes;
 pub mod openapi;
+pub mod policy;
+mod refusals;
+pub mod target;
 pub mod tokens;
 
 use actix_web::web;
