@@ -279,6 +279,15 @@ fn doc(method: &str, path: &str) -> Option<Doc> {
             ],
             ..Doc::default()
         },
+        ("GET", "/v1/openapi.json") => answered(Content::json::<Value>()),
+        (method, path) => return rule_doc(method, path),
+    })
+}
+
+/// The same of who may do what, and who did.
+fn rule_doc(method: &str, path: &str) -> Option<Doc> {
+    let answered = |content| Doc { answers: vec![(200, vec![content])], ..Doc::default() };
+    Some(match (method, path) {
         ("GET", "/v1/audit") => Doc {
             query: &[
                 PAGING[0],
@@ -299,7 +308,6 @@ fn doc(method: &str, path: &str) -> Option<Doc> {
             body: vec![Content::json::<ExplainRequest>()],
             ..answered(Content::json::<policy::Explained>())
         },
-        ("GET", "/v1/openapi.json") => answered(Content::json::<Value>()),
         (method, path) => return event_doc(method, path),
     })
 }
