@@ -488,6 +488,67 @@ impl Way {
     }
 }
 
+/// Reports that a stage starts, or how it ended; the status of the answer.
+fn report(node: &Node, name: &str, result: &str, at: i64) -> u16 {
+    let kind = if result.is_empty() { "start" } else { "finish" };
+    let mut event = json!({"name": name, "event_type": kind, "origin": "cloudinit",
+        "description": "d", "timestamp": at});
+    if !result.is_empty() {
+        event["result"] = result.into();
+    }
+    let path = format!("/status/{}", node.system_id);
+    let authorization = node.header();
+    let headers = [("Authorization", authorization.as_str())];
+    node.send("POST", &path, &headers, event.to_string().as_bytes()).status
+}
+
+/// Hours.
+#[derive(Clone, Copy)]
+struct Rule {
+    unused: Option<i64>,
+    idle: Option<i64>,
+    force: bool,
+}
+
+/// Culls, and holds what went against what we believe.
+fn cull_as_believed(
+    server: &TestServer,
+    ids: &[String],
+    ways: &mut [Way],
+    Rule { unused, idle, force }: Rule,
+) -> Result<(), TestCaseError> {
+    let now = server.clock.now().as_second();
+    wait(actions::cull::flush(&server.app)).unwrap();
+    let mut expected = Vec::new();
+    for (id, way) in ids.iter().zip(&*ways) {
+        let node = server.operator().session.get(&format!("/v1/default/nodes/{id}")).unwrap();
+        let is = node["boot_state"].as_str().unwrap();
+        if way.state != "reported" && (way.token.is_some() || way.state == "contacted") {
+            prop_assert_eq!(is, way.state_at(now), "{}", id);
+        }
+        let Some((_, belief)) = &way.token else { continue };
+        let stale = match belief.used {
+            None => unused.is_some_and(|hours| now - belief.made > hours * 3600),
+            Some(used) => idle.is_some_and(|hours| now - used > hours * 3600),
+        };
+        if stale && !["claimed", "contacted", "booting"].contains(&is) {
+            expected.push(id.clone());
+        }
+    }
+    let hours = |rule: Option<i64>| rule.map(|hours| format!("{hours}h"));
+    let mut rule = json!({"unused_for": hours(unused), "idle_for": hours(idle),
+        "force": force, "dry_run": true});
+    prop_assert_eq!(&culled(server, &rule), &expected, "the dry run");
+    rule["dry_run"] = false.into();
+    prop_assert_eq!(&culled(server, &rule), &expected);
+    for (id, way) in ids.iter().zip(ways) {
+        if expected.contains(id) {
+            way.token = None;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn over_any_history_no_cull_ends_a_token_of_a_node_on_its_way() {
     let server = TestServer::start_with(Options::default().flag("node-burst", "1000000"));
@@ -505,23 +566,12 @@ fn over_any_history_no_cull_ends_a_token_of_a_node_on_its_way() {
         }
         let unmoved = || Way { state: "issued", served: false, knocked: None, token: None };
         let mut ways: Vec<Way> = ids.iter().map(|_| unmoved()).collect();
-        let mut clock = 0;
-        for turn in history {
+        // Two reports of one name at two times are two boots.
+        for (clock, turn) in (1..).zip(history) {
             let now = server.clock.now().as_second();
             let say = |node: &Node, result: &str| {
-                let kind = if result.is_empty() { "start" } else { "finish" };
-                let mut event = json!({"name": "modules-final", "event_type": kind,
-                    "origin": "cloudinit", "description": "d", "timestamp": now * 1000 + clock});
-                if !result.is_empty() {
-                    event["result"] = result.into();
-                }
-                let path = format!("/status/{}", node.system_id);
-                let headers = [("Authorization", node.header())];
-                let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-                node.send("POST", &path, &headers, event.to_string().as_bytes()).status
+                report(node, "modules-final", result, now * 1000 + clock)
             };
-            // Two reports of one name at two times are two boots.
-            clock += 1;
             match turn {
                 Turn::Get(n) => {
                     let node = server.credentials(&ids[n]);
@@ -582,41 +632,8 @@ fn over_any_history_no_cull_ends_a_token_of_a_node_on_its_way() {
                 }
                 Turn::Wait(hours) => server.clock.advance(hours * 3600),
                 Turn::Cull { unused, idle, force } => {
-                    wait(actions::cull::flush(&server.app)).unwrap();
-                    let shown = |id: &String| {
-                        let node =
-                            server.operator().session.get(&format!("/v1/default/nodes/{id}"));
-                        node.unwrap()["boot_state"].as_str().unwrap().to_owned()
-                    };
-                    let mut expected = Vec::new();
-                    for (id, way) in ids.iter().zip(&ways) {
-                        let state = shown(id);
-                        if way.state != "reported"
-                            && (way.token.is_some() || way.state == "contacted")
-                        {
-                            prop_assert_eq!(&state, way.state_at(now), "{}", id);
-                        }
-                        let Some((_, belief)) = &way.token else { continue };
-                        let stale = match belief.used {
-                            None => unused.is_some_and(|hours| now - belief.made > hours * 3600),
-                            Some(used) => idle.is_some_and(|hours| now - used > hours * 3600),
-                        };
-                        let on_its_way = ["claimed", "contacted", "booting"].contains(&&*state);
-                        if stale && !on_its_way {
-                            expected.push(id.clone());
-                        }
-                    }
-                    let hours = |rule: Option<i64>| rule.map(|hours| format!("{hours}h"));
-                    let mut rule = json!({"unused_for": hours(unused), "idle_for": hours(idle),
-                        "force": force, "dry_run": true});
-                    prop_assert_eq!(&culled(&server, &rule), &expected, "the dry run");
-                    rule["dry_run"] = false.into();
-                    prop_assert_eq!(&culled(&server, &rule), &expected);
-                    for (id, way) in ids.iter().zip(&mut ways) {
-                        if expected.contains(id) {
-                            way.token = None;
-                        }
-                    }
+                    let rule = Rule { unused, idle, force };
+                    cull_as_believed(&server, &ids, &mut ways, rule)?;
                 }
             }
         }
@@ -640,15 +657,6 @@ fn a_cull_passes_over_nodes_that_are_claimed_contacted_or_booting() {
     let [claimed, contacted, booting, ready, failed, silent] =
         ["a-claimed", "b-contacted", "c-booting", "d-ready", "e-failed", "f-silent"]
             .map(|id| server.node(id));
-    let report = |node: &Node, name: &str, result: &str| {
-        let event = json!({"name": name, "event_type": "finish", "origin": "cloudinit",
-            "description": "d", "result": result, "timestamp": 5});
-        let headers = [("Authorization", node.header())];
-        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-        let path = format!("/status/{}", node.system_id);
-        let reply = node.send("POST", &path, &headers, event.to_string().as_bytes());
-        assert_eq!(reply.status, 204);
-    };
     let step = nodeinit::domain::boot::Step::ClaimMade { at: server.clock.now() };
     server.write(move |tx| {
         boots::advance(tx, &[boots::Move { system_id: "a-claimed", token: None, step }])
@@ -656,9 +664,13 @@ fn a_cull_passes_over_nodes_that_are_claimed_contacted_or_booting() {
     for node in [&contacted, &ready] {
         assert_eq!(node.get("/latest/user-data").status, 200);
     }
-    report(&booting, "init-network/check-cache", "SUCCESS");
-    report(&ready, "modules-final", "SUCCESS");
-    report(&failed, "modules-final", "FAIL");
+    for (node, name, result) in [
+        (&booting, "init-network/check-cache", "SUCCESS"),
+        (&ready, "modules-final", "SUCCESS"),
+        (&failed, "modules-final", "FAIL"),
+    ] {
+        assert_eq!(report(node, name, result, 5), 204);
+    }
     // One that asked once and went silent has failed by now.
     used(&server, &silent);
     server.clock.advance(100 * DAY);

@@ -87,7 +87,10 @@ impl Fold {
         tell(self.contacted, "first signed GET");
         if let Some(served) = self.served.last() {
             for item in Item::ALL {
-                if let Some((at, digest)) = &served.items[item as usize] {
+                // Reads of before the last new beginning are no part of this way.
+                let read = served.items[item as usize].as_ref();
+                let read = read.filter(|(at, _)| self.contacted.is_some_and(|since| *at >= since));
+                if let Some((at, digest)) = read {
                     let digest = Some(digest.clone());
                     items.push(Entry {
                         digest,
@@ -116,14 +119,15 @@ impl Fold {
                 ..Entry::new(other.mark.at, what)
             });
         }
+        // What came at one instant stays in the order of a boot.
+        items.sort_by_key(|entry| entry.at);
+        // Last of all what it came to, which may have been decided earlier.
         let why = self.why(now);
         if matches!(state, BootState::Ready | BootState::Failed) {
             let at = self.fails_at().map_or(self.since, Timestamp::as_microsecond);
             let what = if state == BootState::Ready { "ready" } else { "failed" };
             items.push(Entry { why: why.clone(), ..Entry::new(at, what) });
         }
-        // What came at one instant stays in the order of a boot.
-        items.sort_by_key(|entry| entry.at);
         Timeline {
             system_id: system_id.to_owned(),
             boot_state: state,
