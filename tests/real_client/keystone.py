@@ -3,7 +3,6 @@
 usage: keystone.py BINARY WORK        scripts/real-operators runs it with the Python that has keystoneauth1
 """
 
-import datetime
 import http.client
 import json
 import os
@@ -14,8 +13,11 @@ import traceback
 import urllib.parse
 
 import requests
+import webob
+from essex import AuthToken
 from keystoneauth1 import exceptions, session
 from keystoneauth1.identity import v2
+from keystonemiddleware import auth_token
 from server import Server
 
 ADMIN = ("root", "password of root")
@@ -232,120 +234,6 @@ def u01_the_curl_line_as_it_is_written(lab):
     equal(Client(lab, "thuanqin", "password", "t1").whoami()["roles"], ["reader"])
 
 
-class InvalidUserToken(Exception):
-    pass
-
-
-class ServiceError(Exception):
-    pass
-
-
-class AuthToken:
-    """The auth_token middleware of Essex (2012.1), call by call and header by header: strips what a client says
-    of itself, validates the token with one of its own, and tells the application behind it who is calling."""
-
-    STRIPPED = ("Identity-Status", "Tenant-Id", "Tenant-Name", "User-Id", "User-Name", "Roles", "User", "Tenant", "Role")
-
-    def __init__(self, app, lab, user, password, tenant):
-        self.app = app
-        self.host = urllib.parse.urlsplit(lab.url).netloc
-        self.user, self.password, self.tenant = user, password, tenant
-        self.admin_token = None
-        self.cache = {}
-        self.calls = []
-
-    def __call__(self, env):
-        for name in self.STRIPPED:
-            env.pop(self.key(f"X-{name}"), None)
-        try:
-            token = env.get(self.key("X-Auth-Token"), env.get(self.key("X-Storage-Token")))
-            if not token:
-                raise InvalidUserToken("no token")
-            for name, value in self.headers(self.validate(token)).items():
-                env[self.key(name)] = value
-        except InvalidUserToken:
-            return 401
-        except ServiceError:
-            return 503
-        return self.app(env)
-
-    @staticmethod
-    def key(header):
-        return "HTTP_" + header.upper().replace("-", "_")
-
-    def json_request(self, method, path, body=None, additional=None):
-        headers = {"Content-type": "application/json", "Accept": "application/json", **(additional or {})}
-        connection = http.client.HTTPConnection(self.host)
-        try:
-            connection.request(method, path, body=body and json.dumps(body), headers=headers)
-            response = connection.getresponse()
-            text = response.read()
-        except OSError as error:
-            raise ServiceError("unable to communicate") from error
-        finally:
-            connection.close()
-        self.calls.append((method, path.partition("?")[0].rpartition("/")[0], response.status))
-        try:
-            return response.status, json.loads(text)
-        except ValueError:
-            return response.status, {}
-
-    def get_admin_token(self):
-        if not self.admin_token:
-            credentials = {"username": self.user, "password": self.password}
-            body = {"auth": {"passwordCredentials": credentials, "tenantName": self.tenant}}
-            _, data = self.json_request("POST", "/v2.0/tokens", body)
-            try:
-                self.admin_token = data["access"]["token"]["id"]
-                assert self.admin_token
-            except (AssertionError, KeyError) as error:
-                raise ServiceError("invalid json response") from error
-        return self.admin_token
-
-    def validate(self, token, retry=True):
-        if token in self.cache:
-            data, expires = self.cache[token]
-            if datetime.datetime.now(datetime.UTC).replace(tzinfo=None) < expires:
-                return data
-            raise InvalidUserToken("expired")
-        headers = {"X-Auth-Token": self.get_admin_token()}
-        status, data = self.json_request("GET", f"/v2.0/tokens/{token}", additional=headers)
-        if status == 200:
-            expires = datetime.datetime.strptime(data["access"]["token"]["expires"], "%Y-%m-%dT%H:%M:%SZ")
-            self.cache[token] = data, expires
-            return data
-        if status == 404:
-            raise InvalidUserToken("unknown")
-        if status == 401:
-            self.admin_token = None
-        if retry:
-            return self.validate(token, False)
-        raise InvalidUserToken("not to be validated")
-
-    @staticmethod
-    def headers(info):
-        user, token = info["access"]["user"], info["access"]["token"]
-        try:
-            tenant = token["tenant"]["id"], token["tenant"]["name"]
-        except KeyError:
-            try:
-                tenant = user["tenantId"], user["tenantName"]
-            except KeyError as error:
-                raise InvalidUserToken("no tenancy") from error
-        roles = ",".join(role["name"] for role in user.get("roles", []))
-        return {
-            "X-Identity-Status": "Confirmed",
-            "X-Tenant-Id": tenant[0],
-            "X-Tenant-Name": tenant[1],
-            "X-User-Id": user["id"],
-            "X-User-Name": user["name"],
-            "X-Roles": roles,
-            "X-User": user["name"],
-            "X-Tenant": tenant[1],
-            "X-Role": roles,
-        }
-
-
 def behind_auth_token(lab, name):
     """The middleware with a user of its own in role `service`, and an application that keeps what it saw."""
     if name:
@@ -356,7 +244,7 @@ def behind_auth_token(lab, name):
         seen.append(env)
         return 200
 
-    return AuthToken(application, lab, name, f"password of {name}", "t2"), seen
+    return AuthToken(application, lab.url, name, f"password of {name}", "t2"), seen
 
 
 @check
@@ -381,6 +269,38 @@ def h07_the_essex_middleware_gets_what_it_needs(lab):
     equal(middleware.calls, [("POST", "/v2.0", 200), ("GET", "/v2.0/tokens", 200)])
     equal(middleware({"HTTP_X_STORAGE_TOKEN": token}), 200, "out of its cache")
     equal(len(middleware.calls), 2, "calls")
+
+
+@check
+def h07_the_last_keystonemiddleware_that_speaks_v2_gets_what_it_needs(lab):
+    """It finds the service by a catalog, which we have not, or is told where it is, and then takes a token as given."""
+    lab.make_user("neutron", "service", lab.t2)
+    conf = {
+        "auth_type": "admin_token",
+        "endpoint": lab.auth_url,
+        "token": lab.client("neutron", "t2").session.get_token(),
+        "auth_version": "v2.0",
+        "www_authenticate_uri": lab.url,
+    }
+    seen = []
+
+    def application(env, start_response):
+        seen.append(env)
+        start_response("204 No Content", [])
+        return []
+
+    middleware = auth_token.AuthProtocol(application, conf)
+
+    def ask(token):
+        request = webob.Request.blank("/", headers={"X-Auth-Token": token, "X-Roles": "admin"})
+        return request.get_response(middleware).status_code
+
+    token = lab.client("alice", "t1").session.get_token()
+    equal((ask(token), ask("garbage"), ask("nit_" + "A" * 43)), (204, 401, 401))
+    names = ("IDENTITY_STATUS", "USER_ID", "USER_NAME", "TENANT_ID", "TENANT_NAME", "ROLES")
+    told = [seen[0][f"HTTP_X_{name}"] for name in names]
+    equal(told, ["Confirmed", lab.alice["id"], "alice", lab.t1, "t1", "provisioner"])
+    equal(len(seen), 1)
 
 
 @check
