@@ -1,5 +1,7 @@
 //! Memory in front of the store: spent nonces, what reads taught, and how fast each node asks.
 
+pub mod identities;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -13,6 +13,7 @@ use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{App as Actix, HttpServer, web};
+use jiff::SignedDuration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::task::JoinHandle;
 
@@ -21,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
+use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
@@ -122,6 +124,9 @@ impl Server {
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
+            identities: Arc::default(),
+            policy: compiled_in(),
+            service_token_window: SignedDuration::from_hours(48),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
             refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
             limits: settings.limits.clone(),
@@ -155,7 +160,7 @@ impl Server {
         server.serve_nodes(shared.clone(), listen(node_socket)?)?;
         server.serve_socket(shared.clone(), socket_listener)?;
         if let Some(socket) = admin_socket {
-            server.serve_observers(shared, listen(socket)?)?;
+            server.serve_operators(shared, listen(socket)?)?;
         }
         server.housekeep(settings.keep_ended_tokens);
         Ok(server)
@@ -189,14 +194,14 @@ impl Server {
         Ok(())
     }
 
-    fn serve_observers(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
+    fn serve_operators(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
         let app = move || {
             Actix::new()
                 .app_data(web::Data::new(shared.clone()))
                 .wrap(from_fn(answer::around))
-                .configure(http::observer_plane)
+                .configure(http::operator_plane)
         };
-        let server = http_server!(app, 1).listen(listener).map_err(StartError::Serve)?;
+        let server = http_server!(app, 2).listen(listener).map_err(StartError::Serve)?;
         self.spawn(server.run());
         Ok(())
     }

@@ -4,14 +4,21 @@ pub mod authenticate;
 pub mod contents;
 pub mod cull;
 pub mod nodes;
+pub mod operators;
 pub mod tokens;
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
 
 use crate::clock::Clock;
 use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
+use crate::domain::policy::Rules;
 use crate::domain::seal::{SealBroken, Sealer};
+use crate::live::identities::Identities;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
 use crate::store::{Db, DbError, projects};
@@ -28,6 +35,12 @@ pub struct App {
     pub learnt: Learnt,
     /// How fast each node asks.
     pub pace: Pace,
+    /// What is known of operators' tokens.
+    pub identities: Arc<Identities>,
+    /// Who may do what.
+    pub policy: Rules,
+    /// How long past its end a token is good beside a service's.
+    pub service_token_window: SignedDuration,
     /// How fast each source address is refused.
     pub refused: Pace,
     pub limits: Limits,

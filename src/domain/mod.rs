@@ -8,6 +8,7 @@ pub mod limits;
 pub mod metadata;
 pub mod metadata_url;
 pub mod node;
+pub mod password;
 pub mod policy;
 pub mod preseed;
 pub mod seal;

@@ -2,19 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::body::MessageBody;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, web};
 
 use super::Shared;
-use super::error::Reason;
-use super::extract::Operator;
+use super::error::{KeystoneBody, Reason};
 use crate::actions::App;
+use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The request's name, for whoever notes it.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
 
 /// A request's name in the log and in its answer: 16 hexadecimal digits.
 #[must_use]
@@ -37,6 +41,29 @@ pub fn stamp(headers: &mut header::HeaderMap, vary: &'static str, request_id: &s
     }
 }
 
+/// What a proxy in front of `OpenStack`'s services says of the caller. Here it says nothing: whoever
+/// sends such a header has made it up.
+const IDENTITY_HEADERS: [&str; 9] = [
+    "x-user",
+    "x-tenant",
+    "x-project",
+    "x-role",
+    "x-domain",
+    "x-identity-",
+    "x-is-admin",
+    "x-service-",
+    "openstack-system-scope",
+];
+
+/// Takes away every header that claims an identity, however it is spelt.
+pub fn strip_identity(headers: &mut header::HeaderMap) {
+    let claims = |name: &HeaderName| {
+        let name = name.as_str().replace('_', "-");
+        name != "x-service-token" && IDENTITY_HEADERS.iter().any(|prefix| name.starts_with(prefix))
+    };
+    headers.retain(|name, _| !claims(name));
+}
+
 /// The address at the other end of the connection, or `socket`.
 #[must_use]
 pub fn peer(request: &HttpRequest) -> String {
@@ -48,7 +75,7 @@ pub fn peer(request: &HttpRequest) -> String {
 /// # Errors
 /// None of its own.
 pub async fn around(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let started = Instant::now();
@@ -56,11 +83,22 @@ pub async fn around(
     let id = id.unwrap_or_default();
     let method = request.method().as_str().to_owned();
     let peer = peer(request.request());
-    let mut response = next.call(request).await?;
+    request.extensions_mut().insert(RequestId(id.clone()));
+    strip_identity(request.headers_mut());
+    let is_keystone = request.path().starts_with("/v2.0");
+    let mut response = next.call(request).await?.map_into_boxed_body();
+    let keystone = response.response().extensions().get::<KeystoneBody>().map(|b| b.0.clone());
+    if let Some(body) = keystone.filter(|_| is_keystone) {
+        response = response.map_body(|head, _| {
+            head.headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            BoxBody::new(body)
+        });
+    }
     stamp(response.response_mut().headers_mut(), "X-Auth-Token", &id);
 
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".into());
-    let who = response.request().extensions().get::<Operator>().map(|o| o.0.to_string());
+    let who = response.request().extensions().get::<By>().map(|by| by.caller.to_string());
     let reason = response.response().extensions().get::<Reason>().map(|reason| reason.0.clone());
     RequestLine {
         plane: "operator",

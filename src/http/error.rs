@@ -7,6 +7,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
 use crate::actions::{Failure, Problem};
+use crate::domain::policy::Action;
 
 /// How long a caller is asked to wait when the trouble is ours.
 pub const RETRY_AFTER_SECONDS: &str = "2";
@@ -15,6 +16,9 @@ pub const RETRY_AFTER_SECONDS: &str = "2";
 /// bytes.
 pub struct Reason(pub String);
 
+/// The same refusal as Keystone would word it, for `/v2.0`. It travels as [`Reason`] does.
+pub struct KeystoneBody(pub bytes::Bytes);
+
 /// A refusal or failure on the operator plane, as RFC 9457 has it.
 #[derive(Debug)]
 pub struct HttpError {
@@ -22,6 +26,7 @@ pub struct HttpError {
     detail: String,
     problems: Vec<Problem>,
     allow: Option<String>,
+    retry_after: Option<u64>,
     reason: String,
 }
 
@@ -43,6 +48,7 @@ impl HttpError {
             detail: detail.into(),
             problems: Vec::new(),
             allow: None,
+            retry_after: None,
             reason: String::new(),
         }
     }
@@ -54,10 +60,40 @@ impl HttpError {
 
     #[must_use]
     pub fn unauthenticated() -> HttpError {
-        HttpError::new(
-            StatusCode::UNAUTHORIZED,
-            "operators are served on the admin socket only: <state-dir>/admin.sock",
-        )
+        HttpError::new(StatusCode::UNAUTHORIZED, "this needs a good X-Auth-Token: log in")
+    }
+
+    #[must_use]
+    pub fn forbidden(action: Action) -> HttpError {
+        let detail = format!("policy does not allow you {}", action.name());
+        HttpError::new(StatusCode::FORBIDDEN, detail)
+    }
+
+    #[must_use]
+    pub fn bad_request(detail: &str) -> HttpError {
+        HttpError::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// A path or query that cannot be read at all.
+    #[must_use]
+    pub fn unreadable_url() -> HttpError {
+        HttpError::invalid(vec![Problem::new("the URL cannot be read")])
+    }
+
+    /// Too many tries; the next is looked at after so many seconds.
+    #[must_use]
+    pub fn too_many(seconds: u64) -> HttpError {
+        let detail = "too many tries: wait a while";
+        HttpError {
+            retry_after: Some(seconds),
+            ..HttpError::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        }
+    }
+
+    /// Adds what only the log is told.
+    #[must_use]
+    pub fn because(self, reason: &str) -> HttpError {
+        HttpError { reason: reason.to_owned(), ..self }
     }
 
     #[must_use]
@@ -83,6 +119,22 @@ impl HttpError {
     pub fn method_not_allowed(allow: String) -> HttpError {
         let detail = "this path has other methods";
         HttpError { allow: Some(allow), ..HttpError::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+    }
+}
+
+impl HttpError {
+    /// Keystone's `{"error": {…}}`.
+    fn keystone(&self) -> Vec<u8> {
+        let problems = self.problems.iter().map(|problem| match problem.field {
+            Some(field) => format!("; {field}: {}", problem.message),
+            None => format!("; {}", problem.message),
+        });
+        let message = self.detail.clone() + &problems.collect::<String>();
+        let title = self.status.canonical_reason().unwrap_or_default();
+        let error = serde_json::json!({
+            "error": {"code": self.status.as_u16(), "title": title, "message": message}
+        });
+        error.to_string().into_bytes()
     }
 }
 
@@ -144,6 +196,9 @@ impl ResponseError for HttpError {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
         }
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "X-Auth-Token realm=\"nodeinit\""));
         }
@@ -155,6 +210,8 @@ impl ResponseError for HttpError {
             errors: &self.problems,
         };
         let mut response = response.body(serde_json::to_vec(&details).unwrap_or_default());
+        let keystone = KeystoneBody(self.keystone().into());
+        response.extensions_mut().insert(keystone);
         let why = if self.reason.is_empty() { &self.detail } else { &self.reason };
         response.extensions_mut().insert(Reason(why.clone()));
         response

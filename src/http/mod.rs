@@ -11,11 +11,14 @@ pub mod operator;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{Resource, Route, guard};
+use actix_web::{FromRequest, Handler, Resource, Responder, Route, guard};
 
-use crate::actions::{App, Problem};
+use crate::actions::App;
+use crate::domain::policy::Action;
 use error::HttpError;
+use operator::guard::{Operation, Takes};
 
 /// What every worker of every listener holds.
 #[derive(Clone)]
@@ -30,105 +33,131 @@ pub fn node_plane(config: &mut ServiceConfig) {
     config.default_service(web::to(node::serve));
 }
 
-/// The operator plane as the admin socket has it: whoever may open it is admin.
+/// The operator plane, on the admin socket and on the admin listener: each route's guard knows the
+/// one from the other.
 pub fn operator_plane(config: &mut ServiceConfig) {
     // A path or query that cannot be read at all is answered like every other mistake.
-    let unreadable = || HttpError::invalid(vec![Problem::new("the URL cannot be read")]);
+    let unreadable = HttpError::unreadable_url;
     config.app_data(web::PathConfig::default().error_handler(move |_, _| unreadable().into()));
     config.app_data(web::QueryConfig::default().error_handler(move |_, _| unreadable().into()));
-    for (path, methods) in operator_routes() {
-        config.service(resource(path, methods));
+    for (path, operations) in operator_routes() {
+        let methods = operations.iter().map(|operation| operation.method).collect();
+        let routes = operations.into_iter().map(Operation::into_route).collect();
+        config.service(resource(path, methods, routes));
     }
-    observer_routes(config);
+    for (path, route) in [
+        ("/healthz", web::to(observer::healthz)),
+        ("/readyz", web::to(observer::readyz)),
+        ("/version", web::to(observer::version)),
+    ] {
+        let get = guard::Any(guard::Get()).or(guard::Head());
+        config.service(resource(path, vec!["GET"], vec![route.guard(get)]));
+    }
     config.default_service(web::to(not_found));
 }
 
-/// The admin listener over TCP: the observer's routes. There are no operators yet, so everything
-/// else is 401.
-pub fn observer_plane(config: &mut ServiceConfig) {
-    observer_routes(config);
-    config.default_service(web::to(unauthenticated));
-}
-
-fn observer_routes(config: &mut ServiceConfig) {
-    config.service(resource("/healthz", vec![("GET", get().to(observer::healthz))]));
-    config.service(resource("/readyz", vec![("GET", get().to(observer::readyz))]));
-    config.service(resource("/version", vec![("GET", get().to(observer::version))]));
-}
-
-type Methods = Vec<(&'static str, Route)>;
-
 /// Every route of the operator plane.
 #[must_use]
-pub fn operator_routes() -> Vec<(&'static str, Methods)> {
+pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
     use operator::{contents, nodes, tokens};
-    use web::{delete, patch, post, put};
+    const NOTHING: Takes = Takes::Nothing;
     vec![
         (
             "/v1/{project}/nodes",
-            vec![("GET", get().to(nodes::list)), ("POST", post().to(nodes::create))],
+            vec![
+                get(Action::NodeList, nodes::list),
+                post(Action::NodeCreate, Takes::Nodes, nodes::create),
+            ],
         ),
         (
             "/v1/{project}/nodes/{system_id}",
             vec![
-                ("GET", get().to(nodes::show)),
-                ("PATCH", patch().to(nodes::change)),
-                ("DELETE", delete().to(nodes::remove)),
+                get(Action::NodeShow, nodes::show),
+                patch(Action::NodeChange, nodes::change),
+                delete(Action::NodeRemove, nodes::remove),
             ],
         ),
         (
             "/v1/{project}/nodes/{system_id}/user-data",
             vec![
-                ("GET", get().to(contents::show_user_data)),
-                ("PUT", put().to(contents::set_user_data)),
-                ("DELETE", delete().to(contents::clear_user_data)),
+                get(Action::UserDataShow, contents::show_user_data),
+                put(Action::UserDataSet, Takes::Content, contents::set_user_data),
+                delete(Action::UserDataSet, contents::clear_user_data),
             ],
         ),
         (
             "/v1/{project}/nodes/{system_id}/user-data/versions",
-            vec![("GET", get().to(contents::list_user_data))],
+            vec![get(Action::UserDataShow, contents::list_user_data)],
         ),
         (
             "/v1/{project}/nodes/{system_id}/vendor-data",
             vec![
-                ("GET", get().to(contents::show_vendor_data)),
-                ("PUT", put().to(contents::set_vendor_data)),
-                ("DELETE", delete().to(contents::clear_vendor_data)),
+                get(Action::VendorDataShow, contents::show_vendor_data),
+                put(Action::VendorDataSet, Takes::Content, contents::set_vendor_data),
+                delete(Action::VendorDataSet, contents::clear_vendor_data),
             ],
         ),
         (
             "/v1/{project}/nodes/{system_id}/vendor-data/versions",
-            vec![("GET", get().to(contents::list_vendor_data))],
+            vec![get(Action::VendorDataShow, contents::list_vendor_data)],
         ),
         (
             "/v1/{project}/nodes/{system_id}/token",
             vec![
-                ("POST", post().to(tokens::get)),
-                ("GET", get().to(tokens::show)),
-                ("DELETE", delete().to(tokens::revoke)),
+                post(Action::TokenGet, NOTHING, tokens::get),
+                get(Action::TokenShow, tokens::show),
+                delete(Action::TokenRevoke, tokens::revoke),
             ],
         ),
-        ("/v1/{project}/nodes/{system_id}/preseed", vec![("POST", post().to(tokens::preseed))]),
-        ("/v1/{project}/tokens", vec![("POST", post().to(tokens::get_many))]),
-        ("/v1/tokens", vec![("GET", get().to(tokens::list))]),
-        ("/v1/tokens/cull", vec![("POST", post().to(tokens::cull))]),
+        (
+            "/v1/{project}/nodes/{system_id}/preseed",
+            vec![post(Action::Preseed, Takes::Json, tokens::preseed)],
+        ),
+        ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
+        ("/v1/tokens", vec![get(Action::TokenList, tokens::list)]),
+        ("/v1/tokens/cull", vec![post(Action::TokenCull, Takes::Json, tokens::cull)]),
     ]
 }
 
-/// GET, and HEAD with it.
-fn get() -> Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+macro_rules! methods {
+    ($($name:ident $method:ident ($($takes:ident)?);)*) => {
+        $(fn $name<F, Args>(action: Action, $($takes: Takes,)? handler: F) -> Operation
+        where
+            F: Handler<Args>,
+            Args: FromRequest + 'static,
+            F::Output: Responder + 'static,
+        {
+            let takes = methods!(@ $($takes)?);
+            Operation::of(&Method::$method, action, takes, handler)
+        })*
+    };
+    (@ $takes:ident) => { $takes };
+    (@) => { Takes::Nothing };
+}
+methods! {
+    get GET ();
+    delete DELETE ();
+    post POST (takes);
+    put PUT (takes);
+}
+
+fn patch<F, Args>(action: Action, handler: F) -> Operation
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    Operation::of(&Method::PATCH, action, Takes::Json, handler)
 }
 
 /// A path with its methods; any other is 405 and says which there are.
-fn resource(path: &'static str, methods: Methods) -> Resource {
-    let mut allow: Vec<&str> = methods.iter().map(|(name, _)| *name).collect();
+fn resource(path: &'static str, mut allow: Vec<&'static str>, routes: Vec<Route>) -> Resource {
     if allow.contains(&"GET") {
         allow.push("HEAD");
     }
     allow.sort_unstable();
     let allow = allow.join(", ");
-    let resource = methods.into_iter().fold(web::resource(path), |r, (_, route)| r.route(route));
+    let resource = routes.into_iter().fold(web::resource(path), Resource::route);
     resource.default_service(web::to(move || {
         let allow = allow.clone();
         async move { Err::<actix_web::HttpResponse, _>(HttpError::method_not_allowed(allow)) }
@@ -137,8 +166,4 @@ fn resource(path: &'static str, methods: Methods) -> Resource {
 
 async fn not_found() -> Result<actix_web::HttpResponse, HttpError> {
     Err(HttpError::not_found("there is nothing at this path"))
-}
-
-async fn unauthenticated() -> Result<actix_web::HttpResponse, HttpError> {
-    Err(HttpError::unauthenticated())
 }

@@ -2,13 +2,16 @@
 
 pub mod columns;
 pub mod contents;
+pub mod grants;
 pub mod meta;
 pub mod migrations;
 pub mod nodes;
+pub mod operator_tokens;
 pub mod pool;
 pub mod projects;
 pub mod schema;
 pub mod tokens;
+pub mod users;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -118,6 +118,22 @@ pub fn find_by_hostname(
         .transpose()
 }
 
+/// What policy knows of a node beside its project.
+pub fn find_policy(
+    conn: &mut DbConnection,
+    project: Id,
+    system_id: &str,
+) -> QueryResult<Option<(String, Labels)>> {
+    let row: Option<(String, String)> = nodes::table
+        .filter(nodes::system_id.eq(system_id))
+        .filter(nodes::project_id.eq(project))
+        .select((nodes::hostname, nodes::labels))
+        .first(conn)
+        .optional()?;
+    let Some((hostname, labels)) = row else { return Ok(None) };
+    Ok(Some((hostname, Labels::parse(json(&labels)?).map_err(broken)?)))
+}
+
 /// Whether any project has a node of this system id.
 pub fn exists(conn: &mut DbConnection, system_id: &str) -> QueryResult<bool> {
     let count: i64 =

@@ -11,6 +11,9 @@ diesel::table! {
     projects (id) {
         id -> Binary,
         name -> Text,
+        name_folded -> Text,
+        description -> Nullable<Text>,
+        enabled -> Bool,
     }
 }
 
@@ -19,6 +22,29 @@ diesel::table! {
         id -> Binary,
         name -> Text,
         enabled -> Bool,
+        name_folded -> Text,
+        email -> Nullable<Text>,
+        default_project -> Nullable<Binary>,
+        password_hash -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    grants (user_id, project_id, role) {
+        user_id -> Binary,
+        project_id -> Binary,
+        role -> Text,
+    }
+}
+
+diesel::table! {
+    operator_tokens (hash) {
+        hash -> Binary,
+        audit_id -> Text,
+        user_id -> Binary,
+        project_id -> Nullable<Binary>,
+        issued_at -> BigInt,
+        expires_at -> BigInt,
     }
 }
 
@@ -93,6 +119,10 @@ diesel::table! {
     }
 }
 
+diesel::joinable!(grants -> users (user_id));
+diesel::joinable!(grants -> projects (project_id));
+diesel::joinable!(operator_tokens -> users (user_id));
+diesel::joinable!(operator_tokens -> projects (project_id));
 diesel::joinable!(nodes -> projects (project_id));
 diesel::joinable!(tokens -> consumers (id));
 diesel::joinable!(node_keys -> tokens (token_id));
@@ -101,6 +131,8 @@ diesel::joinable!(contents -> blobs (sha256));
 diesel::allow_tables_to_appear_in_same_query!(
     projects,
     users,
+    grants,
+    operator_tokens,
     nodes,
     node_labels,
     consumers,

@@ -1245,12 +1245,11 @@ fn systemd_is_told_when_it_is_ready_and_when_it_stops() {
 #[test]
 fn the_client_speaks_to_whom_it_is_told_and_says_what_it_was_answered() {
     let up = Up::new();
-    // The TCP listener has no operators yet.
     let url = format!("http://{}", up.server.admin.unwrap());
     let mut command = nodeinit();
     command.args(["node", "list", "--server", &url]);
     let ran = run(command, b"");
-    assert!(failed(&ran).contains("socket"), "{}", ran.err);
+    assert!(failed(&ran).contains("X-Auth-Token"), "{}", ran.err);
     // And who is no nodeinit at all.
     let mut command = nodeinit();
     command.args(["node", "show", "n1", "--server", &impostor(&json!("<html>"))]);

@@ -780,7 +780,7 @@ fn a_secret_leaves_by_get_and_by_preseed_and_no_other_way() {
     let mut told = BTreeSet::new();
     let mut asked = 0;
     for (path, methods) in nodeinit::http::operator_routes() {
-        for (method, _) in methods {
+        for method in methods.iter().map(|operation| operation.method) {
             // Each on a node of its own, whose secret is known.
             asked += 1;
             let id = format!("n{asked}");

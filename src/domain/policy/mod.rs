@@ -6,6 +6,7 @@
 //! `link` (the set as a whole), called by `load`; deciding is `evaluate` (three-valued logic) over
 //! `compare` (one check).
 
+mod actions;
 mod check;
 mod compare;
 mod eval_cases;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use actions::{Action, compiled_in};
 pub use eval_cases::{CaseResult, Load, eval_cases};
 pub use evaluate::{Decision, Verdict, Why};
 

@@ -3,53 +3,49 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{NodePath, Page, Query, find, find_node, is_strict, unknown_parameter};
+use super::{Page, Query, is_strict, unknown_parameter};
 use crate::actions::contents::{Precondition, hex};
 use crate::actions::{self, Failure, Problem};
 use crate::domain::metadata::ContentKind;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::error::HttpError;
-use crate::http::extract::Operator;
+use crate::http::extract::OnNode;
 use crate::store::contents as store;
 
 macro_rules! doors {
     ($kind:expr, $show:ident, $list:ident, $set:ident, $clear:ident) => {
         pub async fn $show(
             shared: web::Data<Shared>,
-            _operator: Operator,
-            path: NodePath,
+            scope: OnNode,
             query: Query,
         ) -> Result<HttpResponse, HttpError> {
-            show(&shared, path, query, $kind).await
+            show(&shared, scope, query, $kind).await
         }
 
         pub async fn $list(
             shared: web::Data<Shared>,
-            _operator: Operator,
-            path: NodePath,
+            scope: OnNode,
         ) -> Result<HttpResponse, HttpError> {
-            list(&shared, path, $kind).await
+            list(&shared, scope, $kind).await
         }
 
         pub async fn $set(
             shared: web::Data<Shared>,
-            _operator: Operator,
-            path: NodePath,
+            scope: OnNode,
             query: Query,
             request: HttpRequest,
             payload: web::Payload,
         ) -> Result<HttpResponse, HttpError> {
-            set(&shared, path, query, request, payload, $kind).await
+            set(&shared, scope, query, request, payload, $kind).await
         }
 
         pub async fn $clear(
             shared: web::Data<Shared>,
-            _operator: Operator,
-            path: NodePath,
+            scope: OnNode,
             request: HttpRequest,
         ) -> Result<HttpResponse, HttpError> {
-            clear(&shared, path, &request, $kind).await
+            clear(&shared, scope, &request, $kind).await
         }
     };
 }
@@ -65,7 +61,7 @@ doors!(
 /// The bytes of the current version, or of `?version=N`.
 async fn show(
     shared: &Shared,
-    path: NodePath,
+    scope: OnNode,
     query: Query,
     kind: ContentKind,
 ) -> Result<HttpResponse, HttpError> {
@@ -79,7 +75,7 @@ async fn show(
             _ => return Err(HttpError::invalid(vec![unknown_parameter("version")])),
         }
     }
-    let (_, system_id) = find_node(shared, path).await?;
+    let (_, system_id) = scope.node()?;
     let found = shared
         .app
         .db
@@ -111,10 +107,10 @@ struct Row {
 /// Every version; one without a digest cleared the content.
 async fn list(
     shared: &Shared,
-    path: NodePath,
+    scope: OnNode,
     kind: ContentKind,
 ) -> Result<HttpResponse, HttpError> {
-    let (_, system_id) = find_node(shared, path).await?;
+    let (_, system_id) = scope.node()?;
     let versions = shared.app.db.read(move |conn| store::list(conn, &system_id, kind)).await?;
     let items = versions
         .into_iter()
@@ -130,7 +126,7 @@ async fn list(
 
 async fn set(
     shared: &Shared,
-    path: NodePath,
+    scope: OnNode,
     query: Query,
     request: HttpRequest,
     payload: web::Payload,
@@ -140,7 +136,7 @@ async fn set(
     let strict = is_strict(query)?;
     let precondition = precondition(&request)?;
     let location = request.path().to_owned();
-    let (project, system_id) = find(shared, path).await?;
+    let (project, system_id) = scope.named()?;
     let stored = actions::contents::set(
         &shared.app,
         project,
@@ -160,12 +156,12 @@ async fn set(
 
 async fn clear(
     shared: &Shared,
-    path: NodePath,
+    scope: OnNode,
     request: &HttpRequest,
     kind: ContentKind,
 ) -> Result<HttpResponse, HttpError> {
     let precondition = precondition(request)?;
-    let (project, system_id) = find(shared, path).await?;
+    let (project, system_id) = scope.named()?;
     actions::contents::clear(&shared.app, project, system_id, kind, precondition).await?;
     Ok(HttpResponse::NoContent().finish())
 }

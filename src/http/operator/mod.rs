@@ -1,6 +1,7 @@
 //! The operator plane under `/v1`.
 
 pub mod contents;
+pub mod guard;
 pub mod nodes;
 pub mod tokens;
 
@@ -9,34 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
-use super::Shared;
 use super::error::HttpError;
-use crate::actions::{NO_SUCH_NODE, Problem};
-use crate::domain::node::SystemId;
-use crate::store::columns::Id;
-use crate::store::nodes::list_known as nodes_of;
-
-/// `{project}/nodes/{system_id}` of a URL.
-pub type NodePath = web::Path<(String, String)>;
-
-/// The project and system id a path names. The project exists, the node may not.
-async fn find(shared: &Shared, path: NodePath) -> Result<(Id, String), HttpError> {
-    let (project, system_id) = path.into_inner();
-    let project = shared.app.project(project).await?;
-    // What is no system id is no node's; and some of it no database would take.
-    match SystemId::parse(&system_id) {
-        Ok(_) => Ok((project, system_id)),
-        Err(_) => Err(NO_SUCH_NODE.into()),
-    }
-}
-
-/// The same for a node that has to be there.
-async fn find_node(shared: &Shared, path: NodePath) -> Result<(Id, String), HttpError> {
-    let (project, system_id) = find(shared, path).await?;
-    let id = system_id.clone();
-    let known = shared.app.db.read(move |conn| nodes_of(conn, project, &[id])).await?;
-    if known.is_empty() { Err(NO_SUCH_NODE.into()) } else { Ok((project, system_id)) }
-}
+use crate::actions::Problem;
 
 /// The parameters of a URL's query, in their order.
 pub type Query = web::Query<Vec<(String, String)>>;

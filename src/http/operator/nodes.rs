@@ -3,7 +3,8 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{NodePath, Paging, Query, find, is_strict, refuse_if, unknown_parameter};
+use super::guard::{Takes, require};
+use super::{Paging, Query, is_strict, refuse_if, unknown_parameter};
 use crate::actions::contents::Checked;
 use crate::actions::nodes::{ImportLine, Imported};
 use crate::actions::{self, NO_SUCH_NODE, Problem};
@@ -12,10 +13,11 @@ use crate::domain::limits::Limits;
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, NodeChange, SshKey, SystemId, check_label,
 };
+use crate::domain::policy::{Action, Target};
 use crate::http::Shared;
 use crate::http::body::{self, Fields};
 use crate::http::error::HttpError;
-use crate::http::extract::Operator;
+use crate::http::extract::{InProject, OnNode};
 use crate::store::nodes as store;
 
 /// Lines of one import, which is one transaction.
@@ -23,8 +25,7 @@ const MOST_LINES: usize = 10_000;
 
 pub async fn list(
     shared: web::Data<Shared>,
-    _operator: Operator,
-    project: web::Path<String>,
+    scope: InProject,
     query: Query,
 ) -> Result<HttpResponse, HttpError> {
     let mut problems = Vec::new();
@@ -46,7 +47,7 @@ pub async fn list(
         }
     }
     refuse_if(problems)?;
-    let project = shared.app.project(project.into_inner()).await?;
+    let project = scope.project()?;
     let (after, limit) = (paging.after.clone(), paging.limit_and_one());
     let rows =
         shared.app.db.read(move |conn| store::list(conn, project, &filter, &after, limit)).await?;
@@ -56,43 +57,34 @@ pub async fn list(
 /// One node as JSON, or many as newline-delimited JSON.
 pub async fn create(
     shared: web::Data<Shared>,
-    _operator: Operator,
-    project: web::Path<String>,
+    scope: InProject,
+    path: web::Path<String>,
     query: Query,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
     let app = &shared.app;
     let limits = &app.limits;
-    match body::media_type(&request).as_str() {
-        "application/json" => {
-            let mut fields = body::fields(&request, payload, limits).await?;
-            let node = new_node(&mut fields);
-            refuse_if(fields.finish())?;
-            let node = node.ok_or_else(|| HttpError::invalid(Vec::new()))?;
-            let name = project.into_inner();
-            let project = app.project(name.clone()).await?;
-            let node = actions::nodes::add(app, project, node).await?;
-            Ok(HttpResponse::Created()
-                .insert_header((header::LOCATION, format!("/v1/{name}/nodes/{}", node.system_id)))
-                .json(node))
-        }
-        "application/x-ndjson" => {
-            // One node's contents in base64 have to fit.
-            let most = limits.json_bytes + limits.content_bytes / 3 * 8;
-            let bytes = body::read(&request, payload, most).await?;
-            let limits = limits.clone();
-            let strict = is_strict(query)?;
-            let (lines, warnings) = web::block(move || import_lines(&bytes, &limits, strict))
-                .await
-                .map_err(|_| crate::store::DbError::Ended)?
-                .map_err(HttpError::invalid)?;
-            let project = app.project(project.into_inner()).await?;
-            let imported = actions::nodes::import(app, project, lines).await?;
-            Ok(HttpResponse::Ok().json(Imported { warnings, ..imported }))
-        }
-        _ => Err(HttpError::media_type("application/json, or application/x-ndjson for many nodes")),
+    if body::media_type(&request) == "application/json" {
+        let mut fields = body::fields(&request, payload, limits).await?;
+        let node = new_node(&mut fields);
+        refuse_if(fields.finish())?;
+        let node = node.ok_or_else(|| HttpError::invalid(Vec::new()))?;
+        let project = scope.project()?;
+        let node = actions::nodes::add(app, project, node).await?;
+        let location = format!("/v1/{}/nodes/{}", path.into_inner(), node.system_id);
+        return Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(node));
     }
+    let bytes = body::read(&request, payload, Takes::Nodes.most(limits)).await?;
+    let limits = limits.clone();
+    let strict = is_strict(query)?;
+    let (lines, warnings) = web::block(move || import_lines(&bytes, &limits, strict))
+        .await
+        .map_err(|_| crate::store::DbError::Ended)?
+        .map_err(HttpError::invalid)?;
+    let project = scope.project()?;
+    let imported = actions::nodes::import(app, project, lines).await?;
+    Ok(HttpResponse::Ok().json(Imported { warnings, ..imported }))
 }
 
 fn new_node(fields: &mut Fields) -> Option<NewNode> {
@@ -163,20 +155,15 @@ fn import_line(
     }
 }
 
-pub async fn show(
-    shared: web::Data<Shared>,
-    _operator: Operator,
-    path: NodePath,
-) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = find(&shared, path).await?;
+pub async fn show(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = scope.node()?;
     let node = shared.app.db.read(move |conn| store::find(conn, project, &system_id)).await?;
     Ok(HttpResponse::Ok().json(node.ok_or(NO_SUCH_NODE)?))
 }
 
 pub async fn change(
     shared: web::Data<Shared>,
-    _operator: Operator,
-    path: NodePath,
+    scope: OnNode,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
@@ -190,17 +177,16 @@ pub async fn change(
         project: fields.text("project"),
     };
     refuse_if(fields.finish())?;
-    let (project, system_id) = find(&shared, path).await?;
+    if change.project.is_some() {
+        require(&shared.app, &scope.by.caller, Action::NodeMove, &Target::new())?;
+    }
+    let (project, system_id) = scope.node()?;
     let node = actions::nodes::change(&shared.app, project, system_id, change).await?;
     Ok(HttpResponse::Ok().json(node))
 }
 
-pub async fn remove(
-    shared: web::Data<Shared>,
-    _operator: Operator,
-    path: NodePath,
-) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = find(&shared, path).await?;
+pub async fn remove(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = scope.node()?;
     actions::nodes::remove(&shared.app, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
 }

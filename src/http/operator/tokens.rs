@@ -4,7 +4,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{NodePath, Page, Paging, Query, find, find_node, refuse_if, unknown_parameter};
+use super::guard::Takes;
+use super::{Page, Paging, Query, refuse_if, unknown_parameter};
 use crate::actions::{self, Failure, NO_SUCH_NODE, Problem};
 use crate::domain::credentials::{IssuedToken, TokenKey, TokenSummary};
 use crate::domain::cull::{Cap, Staleness, parse_duration};
@@ -13,12 +14,9 @@ use crate::domain::preseed::{self, Format};
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::error::HttpError;
-use crate::http::extract::Operator;
+use crate::http::extract::{InProject, OnNode, Operator};
 use crate::store::columns::Id;
 use crate::store::tokens as store;
-
-/// Bytes of a list of system ids.
-const MOST_IDS: usize = 64 << 20;
 
 /// The answer to get: one of the two places where a secret leaves.
 #[derive(Serialize)]
@@ -44,12 +42,8 @@ fn issued(shared: &Shared, token: IssuedToken) -> Issued {
     }
 }
 
-pub async fn get(
-    shared: web::Data<Shared>,
-    _operator: Operator,
-    path: NodePath,
-) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = find(&shared, path).await?;
+pub async fn get(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = scope.node()?;
     let token = actions::tokens::get(&shared.app, project, system_id).await?;
     Ok(HttpResponse::Ok().json(issued(&shared, token)))
 }
@@ -57,17 +51,12 @@ pub async fn get(
 /// System ids in, one JSON string a line; credentials out, one object a line, in the same order.
 pub async fn get_many(
     shared: web::Data<Shared>,
-    _operator: Operator,
-    project: web::Path<String>,
+    scope: InProject,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
-    if body::media_type(&request) != "application/x-ndjson" {
-        return Err(HttpError::media_type(
-            "application/x-ndjson: one system id a line, as JSON text",
-        ));
-    }
-    let bytes = body::read(&request, payload, MOST_IDS).await?;
+    let most = Takes::SystemIds.most(&shared.app.limits);
+    let bytes = body::read(&request, payload, most).await?;
     let lines = body::parse_lines(&bytes, 1).map_err(HttpError::invalid)?;
     let mut problems = Vec::new();
     let mut ids = Vec::with_capacity(lines.len());
@@ -79,7 +68,7 @@ pub async fn get_many(
         }
     }
     refuse_if(problems)?;
-    let project = shared.app.project(project.into_inner()).await?;
+    let project = scope.project()?;
     let tokens = actions::tokens::get_many(&shared.app, project, ids).await?;
     let missing = lines.iter().zip(&tokens).filter(|(_, token)| token.is_none());
     refuse_if(
@@ -94,23 +83,15 @@ pub async fn get_many(
     Ok(HttpResponse::Ok().content_type("application/x-ndjson").body(out))
 }
 
-pub async fn show(
-    shared: web::Data<Shared>,
-    _operator: Operator,
-    path: NodePath,
-) -> Result<HttpResponse, HttpError> {
-    let (_, system_id) = find_node(&shared, path).await?;
+pub async fn show(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
+    let (_, system_id) = scope.node()?;
     let found = shared.app.db.read(move |conn| store::find_summary(conn, &system_id)).await?;
     let none = Failure::NotFound("this node has no token: get makes one");
     Ok(HttpResponse::Ok().json(found.ok_or(none)?))
 }
 
-pub async fn revoke(
-    shared: web::Data<Shared>,
-    _operator: Operator,
-    path: NodePath,
-) -> Result<HttpResponse, HttpError> {
-    let (project, system_id) = find(&shared, path).await?;
+pub async fn revoke(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
+    let (project, system_id) = scope.node()?;
     actions::tokens::revoke(&shared.app, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -118,8 +99,7 @@ pub async fn revoke(
 /// A preseed: the other place where a secret leaves.
 pub async fn preseed(
     shared: web::Data<Shared>,
-    _operator: Operator,
-    path: NodePath,
+    scope: OnNode,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
@@ -127,7 +107,7 @@ pub async fn preseed(
     let format = fields.required("format", Format::parse);
     refuse_if(fields.finish())?;
     let format = format.ok_or_else(|| HttpError::invalid(Vec::new()))?;
-    let (project, system_id) = find_node(&shared, path).await?;
+    let (project, system_id) = scope.node()?;
     let metadata_url = shared.app.metadata_url.clone().ok_or_else(|| {
         Failure::Conflict(
             "--listen is a wildcard, so nodes cannot be told where we are: set --metadata-url"

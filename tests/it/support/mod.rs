@@ -251,7 +251,8 @@ impl TestServer {
     pub fn project(&self, name: &str) -> Id {
         let id = Id(self.app.mint.id(self.clock.now()));
         let name = name.to_owned();
-        self.write(move |tx| projects::insert(tx, id, &name));
+        let new = projects::Project { id, name, description: None, enabled: true };
+        self.write(move |tx| projects::insert(tx, &new));
         id
     }
 }

@@ -1,0 +1,12 @@
+DELETE FROM meta WHERE name = 'auth-epoch';
+DROP TABLE operator_tokens;
+DROP TABLE grants;
+DROP INDEX projects_by_folded_name;
+ALTER TABLE projects DROP COLUMN enabled;
+ALTER TABLE projects DROP COLUMN description;
+ALTER TABLE projects DROP COLUMN name_folded;
+DROP INDEX users_by_folded_name;
+ALTER TABLE users DROP COLUMN password_hash;
+ALTER TABLE users DROP COLUMN default_project;
+ALTER TABLE users DROP COLUMN email;
+ALTER TABLE users DROP COLUMN name_folded;

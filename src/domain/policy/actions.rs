@@ -1,0 +1,139 @@
+//! Every action of the service: its stable name, the rule compiled in, and what it is.
+
+use super::Rules;
+
+/// The rules that actions are written with.
+const HELPERS: [(&str, &str); 7] = [
+    ("admin_required", "role:admin"),
+    // An expired token that a service carries on never changes an identity.
+    ("fresh", "token_expired:False"),
+    ("owner", "project_id:%(node.project_id)s"),
+    ("reader", "rule:admin_required or (rule:owner and (role:reader or role:provisioner))"),
+    ("provisioner", "rule:admin_required or (rule:owner and role:provisioner)"),
+    ("fresh_admin", "rule:admin_required and rule:fresh"),
+    ("default", "rule:admin_required"),
+];
+
+macro_rules! actions {
+    ($($name:ident $text:literal $rule:literal $help:literal;)*) => {
+        /// Something a caller may do or not.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Action {
+            $(#[doc = $help] $name,)*
+        }
+
+        impl Action {
+            pub const ALL: &'static [Action] = &[$(Action::$name,)*];
+
+            /// The name that a policy file uses.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Action::$name => $text,)* }
+            }
+
+            /// The rule that holds unless a policy file has another.
+            #[must_use]
+            pub fn default_rule(self) -> &'static str {
+                match self { $(Action::$name => $rule,)* }
+            }
+
+            /// What it is, in a few words.
+            #[must_use]
+            pub fn help(self) -> &'static str {
+                match self { $(Action::$name => $help,)* }
+            }
+        }
+    };
+}
+
+actions! {
+    NodeList "node:list" "rule:reader" "list the nodes of a project";
+    NodeShow "node:show" "rule:reader" "show a node";
+    NodeCreate "node:create" "rule:provisioner" "add nodes";
+    NodeChange "node:change" "rule:provisioner" "change a node";
+    NodeMove "node:move" "rule:admin_required" "move a node to another project";
+    NodeRemove "node:remove" "rule:provisioner" "remove a node";
+    UserDataShow "user-data:show" "rule:reader" "read a node's user-data and its history";
+    UserDataSet "user-data:set" "rule:provisioner" "replace or clear a node's user-data";
+    VendorDataShow "vendor-data:show" "rule:reader" "read a node's vendor-data and its history";
+    VendorDataSet "vendor-data:set" "rule:provisioner" "replace or clear a node's vendor-data";
+    TokenGet "token:get" "rule:provisioner" "get the credentials of nodes, made if need be";
+    TokenShow "token:show" "rule:reader" "show a node's token without its secret";
+    TokenRevoke "token:revoke" "rule:provisioner" "end a node's tokens";
+    TokenList "token:list" "rule:admin_required" "list the tokens of the whole fleet";
+    TokenCull "token:cull" "rule:admin_required" "end the stale tokens of the whole fleet";
+    Preseed "preseed:get" "rule:provisioner" "get a node's preseed, which holds its credentials";
+    AuditList "audit:list" "rule:admin_required" "read the audit";
+    AuditVerify "audit:verify" "rule:admin_required" "check that the audit is whole";
+    PolicyShow "policy:show" "rule:admin_required" "see the rules, their state, and what they decide";
+    Whoami "identity:whoami" "@" "see who one is";
+    Bootstrap "identity:bootstrap" "socket:True" "make or reset the first admin";
+    TokenValidate "identity:validate" "rule:admin_required or role:service or user_id:%(token.user_id)s" "check an operator's token";
+    TokenRevokeOperator "identity:revoke" "rule:admin_required or user_id:%(token.user_id)s" "end an operator's token";
+    UserList "user:list" "rule:admin_required" "list the users";
+    UserShow "user:show" "rule:admin_required or user_id:%(user.id)s" "show a user";
+    UserCreate "user:create" "rule:fresh_admin" "make a user";
+    UserChange "user:change" "rule:fresh_admin" "change, enable or disable a user";
+    UserRemove "user:remove" "rule:fresh_admin" "remove a user";
+    UserPassword "user:password" "rule:fresh and (rule:admin_required or user_id:%(user.id)s)" "set a user's password";
+    ProjectList "project:list" "@" "list the projects: all for an admin, else one's own";
+    ProjectShow "project:show" "rule:admin_required or project_id:%(project.id)s" "show a project";
+    ProjectCreate "project:create" "rule:fresh_admin" "make a project";
+    ProjectChange "project:change" "rule:fresh_admin" "change, enable or disable a project";
+    ProjectRemove "project:remove" "rule:fresh_admin" "remove an empty project";
+    RoleGrant "role:grant" "rule:fresh_admin" "give a user a role in a project";
+    RoleRevoke "role:revoke" "rule:fresh_admin" "take a user's role in a project away";
+}
+
+impl Action {
+    /// Whether it changes who may do what: never with an expired token, whatever a file says.
+    #[must_use]
+    pub fn changes_identity(self) -> bool {
+        matches!(
+            self,
+            Action::Bootstrap
+                | Action::TokenRevokeOperator
+                | Action::UserCreate
+                | Action::UserChange
+                | Action::UserRemove
+                | Action::UserPassword
+                | Action::ProjectCreate
+                | Action::ProjectChange
+                | Action::ProjectRemove
+                | Action::RoleGrant
+                | Action::RoleRevoke
+        )
+    }
+
+    /// The names that a policy file may define.
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        Action::ALL.iter().map(|action| action.name()).collect()
+    }
+}
+
+/// The rules that are compiled in.
+///
+/// # Panics
+/// Never: a test loads them.
+#[must_use]
+pub fn compiled_in() -> Rules {
+    let actions = Action::ALL.iter().map(|action| (action.name(), action.default_rule()));
+    let table: Vec<_> = HELPERS.into_iter().chain(actions).collect();
+    Rules::defaults(&table).expect("the compiled-in rules are sound: a test loads them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiled_in_rules_are_sound_and_name_every_action_once() {
+        let rules = compiled_in();
+        let named: Vec<String> = rules.iter().map(|(name, _)| name.to_owned()).collect();
+        assert_eq!(named.len(), HELPERS.len() + Action::ALL.len());
+        for action in Action::ALL {
+            assert!(named.iter().any(|name| name == action.name()), "{}", action.name());
+        }
+    }
+}
