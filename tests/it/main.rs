@@ -14,6 +14,7 @@ mod identity_headers;
 mod identity_logins;
 mod identity_nodes;
 mod identity_policy_file;
+mod identity_projects;
 mod identity_requests;
 mod identity_service;
 mod identity_tokens;
