@@ -30,4 +30,5 @@ mod policy_rules;
 mod readme;
 mod replicas;
 mod support;
+mod tls;
 mod tokens;

@@ -2,6 +2,7 @@
 
 pub mod contents;
 pub mod guard;
+pub mod identity;
 pub mod nodes;
 pub mod tokens;
 

@@ -5,6 +5,7 @@ pub mod process;
 pub mod realm;
 pub mod rows;
 pub mod socket;
+pub mod tls;
 pub mod wire;
 
 use std::collections::BTreeMap;
