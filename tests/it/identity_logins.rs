@@ -190,7 +190,7 @@ fn l08_brute_force() {
         let right = login(name, "password of alice");
         refused(&right, 429);
         let wait: i64 = right.header("retry-after").unwrap().parse().unwrap();
-        assert!(wait > 0, "{wait}");
+        assert!((1..=60).contains(&wait), "{wait}");
         let wrong = login(name, "wrong password");
         assert_eq!(without_names(wrong), without_names(right), "{name}");
         refused(&login(&name.to_uppercase(), "password of alice"), 429);
@@ -200,10 +200,6 @@ fn l08_brute_force() {
     let from = |last| login_from([127, 0, 0, last], realm.server.admin, "alice", &alice.password);
     assert_eq!(from(1), 429);
     assert_eq!(from(2), 200, "the same name from another address");
-
-    let wait = login("alice", &alice.password).header("retry-after").unwrap().parse().unwrap();
-    realm.server.clock.advance(wait);
-    assert_eq!(alice.login_again().status, 200, "after {wait} s");
 }
 
 #[test]

@@ -210,7 +210,6 @@ fn a_user_is_changed_within_the_rules_of_one_that_is_made() {
     assert_eq!(alice.caller.whoami().json()["user"], "alicia", "a new name ends nothing");
     for wrong in [
         json!({"name": ""}),
-        json!({"name": null}),
         json!({"name": "a b"}),
         json!({"enabled": "false"}),
         json!({"enabled": null}),
@@ -226,14 +225,33 @@ fn a_user_is_changed_within_the_rules_of_one_that_is_made() {
     let unharmed = realm.admin.get(&format!("/v2.0/users/{}", alice.id)).json();
     assert_eq!(unharmed["user"]["name"], "alicia");
     assert_eq!(alice.caller.whoami().status, 200);
-    // A password is changed by its own route or by this one, and ends tokens either way.
-    let with_password = change(json!({"password": "password by PUT"}));
-    if with_password.status == 200 {
-        assert_eq!(alice.caller.whoami().status, 401);
-    } else {
-        refused(&with_password, 400);
-        assert_eq!(alice.caller.whoami().status, 200);
+    // A password may be among it, and ends the tokens as by its own route.
+    assert_eq!(change(json!({"password": "password by PUT"})).status, 200);
+    assert_eq!(alice.caller.whoami().status, 401);
+    refused(&alice.login_again(), 401);
+    assert_eq!(realm.nobody().login("alicia", "password by PUT", Some("t1")).status, 200);
+}
+
+#[test]
+fn the_owner_of_the_nodes_tokens_is_nobody_who_logs_in() {
+    let realm = Realm::start();
+    let users = realm.admin.get("/v2.0/users").json();
+    let users = users["users"].as_array().unwrap().clone();
+    let owner = users.iter().find(|user| user["name"] == "node-init").unwrap();
+    assert_eq!(owner["enabled"], false);
+    let id = owner["id"].as_str().unwrap();
+    for password in ["", "node-init", "password"] {
+        refused(&realm.nobody().login("node-init", password, None), 401);
+        refused(&realm.nobody().login("node-init", password, Some("default")), 401);
     }
-    let path = role_path(&realm.t1, &alice.id, "reader");
-    assert_eq!(realm.admin.delete(&path).status, 204);
+    refused(&realm.admin.change_user(id, json!({"enabled": true})), 409);
+    refused(&realm.admin.change_password(id, "good password"), 409);
+    refused(&realm.admin.delete(&format!("/v2.0/users/{id}")), 409);
+    let grant = realm.admin.send("PUT", &role_path(&realm.t1, id, "admin"), &[], b"");
+    refused(&grant, 409);
+    refused(&realm.admin.create_user(json!({"name": "Node-Init"})), 409);
+    let body = br#"{"name": "node-init", "password": "good password"}"#;
+    let reply = socket::send(&realm.server.socket, "POST", "/v1/bootstrap", &[JSON], body);
+    assert_eq!(reply.status, 409, "{}", reply.text());
+    refused(&realm.nobody().login("node-init", "good password", Some("default")), 401);
 }

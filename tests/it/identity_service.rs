@@ -208,6 +208,9 @@ fn s13_revoked_before_its_expiry() {
     let service = deploy.service();
     deploy.assert_refused(deploy.alice.token(), &service);
     assert_eq!(deploy.whoami(other.token(), &service).status, 200);
+    // Nor is one past its expiry past being revoked.
+    assert_eq!(deploy.realm.admin_again().revoke(other.token()).status, 204);
+    deploy.assert_refused(other.token(), &service);
 }
 
 #[test]

@@ -5,6 +5,7 @@ usage: keystone.py BINARY WORK        scripts/real-operators runs it with the Py
 
 import http.client
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -342,6 +343,7 @@ def attempt(function, *arguments):
 
 
 def main(binary, work):
+    logging.disable()  # keystonemiddleware has much to say of how it is set up
     server = Server(os.path.abspath(binary), os.path.join(work, "server"), admin_listen="127.0.0.1:0")
     try:
         return run(Lab(server.start()))
