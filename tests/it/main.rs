@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod content;
 mod coverage;
+mod coverage_roles;
 mod cull;
 mod hardening;
 mod identity_cases;
