@@ -114,6 +114,7 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
             vec![post(Action::Preseed, Takes::Json, tokens::preseed)],
         ),
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
+        ("/v1/openapi.json", vec![Operation::open(&Method::GET, NOTHING, operator::openapi::show)]),
         ("/v1/whoami", vec![get(Action::Whoami, identity::tokens::whoami)]),
         ("/v1/bootstrap", vec![post(Action::Bootstrap, Takes::Json, identity::users::bootstrap)]),
         ("/v1/tokens", vec![get(Action::TokenList, tokens::list)]),

@@ -25,6 +25,7 @@ mod metadata;
 mod nonces;
 mod oauth;
 mod oauth_vectors;
+mod openapi;
 mod operator;
 mod policy_cases;
 mod policy_rules;
