@@ -65,6 +65,7 @@ pub const CASES: &[Case] = &[
     case("POST", "/v1/tokens/cull", r#"{"unused_for": "1d"}"#, 200),
     case("DELETE", TOKEN, "", 204),
     case("DELETE", NODE, "", 204),
+    case("GET", "/v1/openapi.json", "", 200),
     case("GET", "/v1/whoami", "", 200),
     case("POST", "/v2.0/tokens", LOGIN, 200),
     case("GET", "/v2.0/tokens/{token}", "", 200),
@@ -87,7 +88,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Routes that ask for no token. This list may shrink.
-pub const ANONYMOUS: [(&str, &str); 1] = [("POST", "/v2.0/tokens")];
+pub const ANONYMOUS: [(&str, &str); 2] = [("GET", "/v1/openapi.json"), ("POST", "/v2.0/tokens")];
 
 impl Case {
     fn is_anonymous(&self) -> bool {
