@@ -5,6 +5,8 @@
 mod architecture;
 mod bench;
 mod cli;
+mod cli_identity;
+mod client;
 mod content;
 mod coverage;
 mod coverage_roles;
