@@ -26,9 +26,10 @@ use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
 use crate::domain::password::Password;
-use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
+use crate::live::policy::{BadFile, PolicySource, Watch};
+use crate::live::strangers::Strangers;
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::migrations;
@@ -74,6 +75,8 @@ pub enum StartError {
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
     #[error(transparent)]
+    Policy(#[from] BadFile),
+    #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error("cannot serve")]
     Serve(#[source] std::io::Error),
@@ -95,6 +98,7 @@ pub struct Server {
     draining: Arc<AtomicBool>,
     handles: Vec<ServerHandle>,
     tasks: Vec<JoinHandle<()>>,
+    policy: Option<Watch>,
     nonces: PathBuf,
     /// Held until the process ends.
     locks: Vec<Option<File>>,
@@ -106,6 +110,8 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
+        let policy = PolicySource::open(settings.policy_file.clone(), clock.clone())?;
+        let policy = Arc::new(policy);
         let tls = tls::Listeners::open(&settings)?;
         maintenance::make_state_dir(&settings)?;
         let locks = vec![
@@ -120,7 +126,7 @@ impl Server {
             tracing::info!(migration = name, "migrated");
         }
         let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
-        let sealer = maintenance::fitting_key(&settings, &db).await?;
+        let keys = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
 
@@ -134,12 +140,12 @@ impl Server {
         let socket = settings.state_dir.join("admin.sock");
         let socket_listener = bind_socket(&socket)?;
 
-        let nobody = Nobody::new(&sealer, &mint);
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
         let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
             StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
         })?;
+        let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
@@ -147,8 +153,9 @@ impl Server {
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
             nobodys_password,
             hashing: Semaphore::new(cores),
-            policy: compiled_in(),
-            service_token_window: SignedDuration::from_hours(48),
+            policy: policy.clone(),
+            service_token_window: SignedDuration::try_from(settings.service_token_window)
+                .unwrap_or(SignedDuration::MAX),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
             refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
             limits: settings.limits.clone(),
@@ -159,7 +166,9 @@ impl Server {
             db,
             clock,
             mint,
-            sealer,
+            sealer: keys.sealer,
+            audit_key: Arc::new(keys.audit),
+            strangers: Strangers::default(),
             nobody,
         });
         if app.plaintext_replay == PlaintextReplay::Refuse {
@@ -178,6 +187,7 @@ impl Server {
             draining,
             handles: Vec::new(),
             tasks: Vec::new(),
+            policy: Watch::spawn(&policy).map_err(StartError::Serve)?,
             nonces: nonces_file,
             locks,
         };
@@ -186,7 +196,7 @@ impl Server {
         if let Some(socket) = admin_socket {
             server.serve_operators(shared, listen(socket)?)?;
         }
-        server.housekeep(settings.keep_ended_tokens);
+        server.housekeep(settings.keep_ended_tokens, settings.keep_audit);
         Ok(server)
     }
 
@@ -250,7 +260,7 @@ impl Server {
         }));
     }
 
-    fn housekeep(&mut self, keep_ended_tokens: Duration) {
+    fn housekeep(&mut self, keep_ended_tokens: Duration, keep_audit: Option<Duration>) {
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);
@@ -266,18 +276,27 @@ impl Server {
             let mut every = tokio::time::interval(SWEEP);
             loop {
                 every.tick().await;
+                actions::audit::flush_strangers(&app).await;
                 match actions::cull::sweep(&app, keep_ended_tokens).await {
                     Ok(0) => {}
                     Ok(tokens) => tracing::info!(tokens, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
                 }
+                if let Some(keep) = keep_audit
+                    && let Err(error) = actions::audit::sweep(&app, keep).await
+                {
+                    tracing::warn!(%error, "the sweep of the audit will try again");
+                }
             }
         }));
     }
 
-    /// Reads anew what can be replaced under a running server: the certificates.
+    /// Reads anew what can be replaced under a running server: the certificates and the policy.
     pub fn reload(&self) {
         self.tls.reload();
+        if let Some(policy) = &self.policy {
+            policy.look();
+        }
     }
 
     /// What the admin listener speaks: `http` or `https`.
@@ -299,6 +318,7 @@ impl Server {
         if let Err(error) = actions::cull::flush(&self.app).await {
             tracing::warn!(%error, "the last second of last uses is lost");
         }
+        actions::audit::flush_strangers(&self.app).await;
         if let Err(error) = leave_nonces(&self.nonces, &self.app.nonces) {
             tracing::warn!(%error, "the nonces are not kept: the next start refuses its first two seconds");
         }

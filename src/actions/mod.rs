@@ -1,5 +1,6 @@
 //! The only changes, and what they share: the app they change and the ways they fail.
 
+pub mod audit;
 pub mod authenticate;
 pub mod contents;
 pub mod cull;
@@ -18,14 +19,16 @@ use jiff::SignedDuration;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::domain::audit::AuditKey;
 use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
 use crate::domain::password::Password;
-use crate::domain::policy::Rules;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
+use crate::live::policy::PolicySource;
+use crate::live::strangers::Strangers;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
 use crate::store::{self, Db, DbError};
@@ -39,6 +42,10 @@ pub struct App {
     pub clock: Clock,
     pub mint: Mint,
     pub sealer: Sealer,
+    /// What the audit is chained with.
+    pub audit_key: Arc<AuditKey>,
+    /// Refusals of callers nobody knows, until the audit is told.
+    pub strangers: Strangers,
     /// A sealed secret nobody has: what an unknown token is verified against.
     pub nobody: Nobody,
     pub nonces: Nonces,
@@ -54,7 +61,7 @@ pub struct App {
     /// Passwords hashed at once: each takes 19 MiB and a core.
     pub hashing: Semaphore,
     /// Who may do what.
-    pub policy: Rules,
+    pub policy: Arc<PolicySource>,
     /// How long past its end a token is good beside a service's.
     pub service_token_window: SignedDuration,
     /// How fast each source address is refused.

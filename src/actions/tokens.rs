@@ -2,8 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{App, Failure, NO_SUCH_NODE};
+use serde_json::json;
+
+use super::{App, Failure, NO_SUCH_NODE, audit};
+use crate::domain::audit::Object;
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
+use crate::domain::identity::{By, id_text};
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::{nodes, tokens};
 
@@ -12,12 +17,19 @@ use crate::store::{nodes, tokens};
 const BATCH: usize = 500;
 
 /// `get_token_for_node`: the node's live token, made if there is none; the same one for everybody
-/// who asks at once.
+/// who asks at once. `verb` is what the caller asked for it by.
 ///
 /// # Errors
 /// [`Failure::NotFound`] when the project has no such node.
-pub async fn get(app: &App, project: Id, system_id: String) -> Result<IssuedToken, Failure> {
-    let mut issued = get_batch(app, project, vec![system_id]).await?;
+pub async fn get(
+    app: &App,
+    by: &By,
+    verb: Action,
+    project: Id,
+    system_id: String,
+) -> Result<IssuedToken, Failure> {
+    let object = Object::Node(system_id.clone());
+    let mut issued = get_batch(app, by, (verb, object), project, vec![system_id]).await?;
     issued.pop().flatten().ok_or(NO_SUCH_NODE)
 }
 
@@ -27,18 +39,22 @@ pub async fn get(app: &App, project: Id, system_id: String) -> Result<IssuedToke
 /// Only the store's.
 pub async fn get_many(
     app: &App,
+    by: &By,
     project: Id,
     system_ids: Vec<String>,
 ) -> Result<Vec<Option<IssuedToken>>, Failure> {
     let mut issued = Vec::with_capacity(system_ids.len());
     for ids in system_ids.chunks(BATCH) {
-        issued.extend(get_batch(app, project, ids.to_vec()).await?);
+        let what = (Action::TokenGet, Object::Project(project.0));
+        issued.extend(get_batch(app, by, what, project, ids.to_vec()).await?);
     }
     Ok(issued)
 }
 
 async fn get_batch(
     app: &App,
+    by: &By,
+    what: (Action, Object),
     project: Id,
     system_ids: Vec<String>,
 ) -> Result<Vec<Option<IssuedToken>>, Failure> {
@@ -55,7 +71,7 @@ async fn get_batch(
         }
     }
     if !missing.is_empty() {
-        for token in make(app, project, missing).await? {
+        for token in make(app, by, what, project, missing).await? {
             live.insert(token.system_id.clone(), token);
         }
     }
@@ -80,7 +96,14 @@ fn open(app: &App, token: &tokens::Live) -> Result<IssuedToken, Failure> {
 }
 
 /// Makes the tokens of those of these nodes that exist and still have none.
-async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens::Live>, Failure> {
+async fn make(
+    app: &App,
+    by: &By,
+    (verb, object): (Action, Object),
+    project: Id,
+    missing: Vec<String>,
+) -> Result<Vec<tokens::Live>, Failure> {
+    let auditor = app.auditor(by);
     let now = app.clock.now();
     let fresh: Vec<(Id, tokens::Live)> = missing
         .iter()
@@ -102,12 +125,21 @@ async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens
             let known = nodes::lock(tx, project, &missing)?;
             let mut live = tokens::find_live(tx.conn, project, &known)?;
             let had: HashSet<String> = live.iter().map(|token| token.system_id.clone()).collect();
+            let first = live.len();
             for (id, made) in fresh {
                 if known.contains(&made.system_id) && !had.contains(&made.system_id) {
                     tokens::insert(tx, id, &made)?;
                     live.push(made);
                 }
             }
+            let detail = match (&object, &live[first..]) {
+                (_, []) => return Ok(live),
+                (Object::Node(_), [made]) => json!({
+                    "project": id_text(project.0), "token_key": made.token_key.as_str(),
+                }),
+                (_, made) => audit::batch(made.iter().map(|made| made.system_id.as_str())),
+            };
+            auditor.note(tx, verb, &object, &detail)?;
             Ok(live)
         })
         .await
@@ -126,13 +158,18 @@ pub async fn get_node_for_key(app: &App, key: TokenKey) -> Result<Option<String>
 ///
 /// # Errors
 /// [`Failure::NotFound`] when the project has no such node.
-pub async fn revoke(app: &App, project: Id, system_id: String) -> Result<(), Failure> {
+pub async fn revoke(app: &App, by: &By, project: Id, system_id: String) -> Result<(), Failure> {
+    let auditor = app.auditor(by);
     app.db
         .write("revoke token", move |tx| {
             if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
                 return Err(NO_SUCH_NODE);
             }
-            tokens::end_for_node(tx, &system_id, EndedBy::Revoke)?;
+            let ended = tokens::end_for_node(tx, &system_id, EndedBy::Revoke)?;
+            if ended > 0 {
+                let detail = json!({"project": id_text(project.0), "tokens_ended": ended});
+                auditor.note(tx, Action::TokenRevoke, &Object::Node(system_id), &detail)?;
+            }
             Ok(())
         })
         .await

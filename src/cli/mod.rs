@@ -1,12 +1,14 @@
 //! Commands and flags. Each arm makes one call, of the client, the server or maintenance, and
 //! prints what came of it: results on stdout, all else on stderr.
 
+mod audit;
 mod auth;
 mod bench;
 mod contents;
 mod identity;
 mod nodes;
 mod output;
+mod policy;
 mod serve;
 mod tokens;
 
@@ -118,25 +120,17 @@ enum Command {
     /// Who may do what where
     #[command(subcommand)]
     Role(identity::Role),
-    /// Try policy rules without a server
+    /// Who changed what, and who was refused
     #[command(subcommand)]
-    Policy(Policy),
+    Audit(audit::Audit),
+    /// Who may do what: check a file of rules, see those in force, and try them out
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Measure a server of its own, or the one named
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Print a completion script
     Completion { shell: clap_complete::Shell },
-}
-
-#[derive(Subcommand)]
-enum Policy {
-    /// Evaluate cases, each with rules of its own
-    Eval {
-        #[arg(
-            help = "{\"cases\": [{id, rules, default_rule, rule, creds, target}]} or a bare list"
-        )]
-        file: PathBuf,
-    },
 }
 
 /// Runs the command line of this process.
@@ -160,12 +154,8 @@ pub fn run() -> anyhow::Result<()> {
         Command::User(command) => identity::user(&common, command),
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
-        Command::Policy(Policy::Eval { file }) => {
-            let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
-            let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;
-            let items = results.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
-            output::list(common.output, &["id", "load", "allow", "why"], &items)
-        }
+        Command::Audit(command) => audit::run(&common, command),
+        Command::Policy(command) => policy::run(&common, command),
         Command::Bench(command) => bench::run(&common, command),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -3,6 +3,7 @@
 #![expect(clippy::format_collect, clippy::needless_pass_by_value, reason = "brevity, in tests")]
 
 mod architecture;
+mod audit;
 mod bench;
 mod cli;
 mod cli_identity;
@@ -30,7 +31,10 @@ mod oauth_vectors;
 mod openapi;
 mod operator;
 mod policy_cases;
+mod policy_file;
+mod policy_oslo;
 mod policy_rules;
+mod policy_show;
 mod readme;
 mod replicas;
 mod support;

@@ -1,6 +1,6 @@
 //! What stands before every route of the operator plane, in this order: the body's size and type
 //! as announced (413, 415), who is calling (401), whether the URL names the caller's project
-//! (400), and policy (403).
+//! (400), and policy (403). Behind it, what was refused is noted.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -11,9 +11,11 @@ use actix_web::{Route, guard, web};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::refusals;
+use super::target;
 use crate::actions::App;
 use crate::actions::operators::{Stranger, authenticate, find_known};
-use crate::domain::identity::{By, Caller, id_text};
+use crate::domain::identity::{By, Caller};
 use crate::domain::limits::Limits;
 use crate::domain::node::SystemId;
 use crate::domain::password::OperatorToken;
@@ -148,15 +150,17 @@ async fn stand(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    match admit(action, takes, &request).await {
-        Err(refused) => Ok(request.into_response(refused.error_response())),
+    let response = match admit(action, takes, &request).await {
+        Err(refused) => request.into_response(refused.error_response()),
         Ok(allowed) => {
             if let Some(allowed) = allowed {
                 request.extensions_mut().insert(allowed);
             }
-            Ok(next.call(request).await?.map_into_boxed_body())
+            next.call(request).await?.map_into_boxed_body()
         }
-    }
+    };
+    refusals::note(action, &response).await;
+    Ok(response)
 }
 
 async fn admit(
@@ -180,6 +184,7 @@ async fn admit(
     let names = web::Path::<Names>::from_request(request.request(), &mut Payload::None).await;
     let names = names.map_err(|_| HttpError::unreadable_url())?.into_inner();
     let (allowed, target) = place(app, names, by).await?;
+    request.extensions_mut().insert(refusals::InUrl(allowed.project));
     require(app, &allowed.by.caller, action, &target)?;
     Ok(Some(allowed))
 }
@@ -235,7 +240,7 @@ fn is_unscoped(caller: &Caller) -> bool {
 }
 
 /// What a token without a project is good for.
-fn for_the_unscoped(action: Action) -> bool {
+pub(super) fn for_the_unscoped(action: Action) -> bool {
     matches!(
         action,
         Action::Whoami | Action::TokenValidate | Action::TokenRevokeOperator | Action::ProjectList
@@ -244,19 +249,18 @@ fn for_the_unscoped(action: Action) -> bool {
 
 /// The parts of a path that name something, as the table of routes spells them.
 #[derive(Deserialize)]
-struct Names {
+pub(super) struct Names {
     project: Option<String>,
-    system_id: Option<String>,
-    user: Option<String>,
-    tenant: Option<String>,
-    token: Option<String>,
+    pub system_id: Option<String>,
+    pub user: Option<String>,
+    pub tenant: Option<String>,
+    pub token: Option<String>,
 }
 
 /// What the URL names, and the target of policy: the stored object, or, where there is none yet,
 /// the place it would be in. Nothing of the request gets into it.
 async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), HttpError> {
     let mut target = Target::new();
-    let mut set = |name: &str, value: String| target.insert(name.to_owned(), value.into());
     let mut allowed = Allowed { by, project: None, named: None, system_id: None };
 
     if let Some(named) = names.project {
@@ -272,8 +276,7 @@ async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), Htt
         };
         if let Some((id, name)) = project {
             allowed.project = Some(id);
-            set("node.project_id", id_text(id.0));
-            set("node.project_name", name);
+            target::of_project(&mut target, id, &name);
         }
     }
     // What is no system id is no node's; and some of it no database would take.
@@ -283,31 +286,25 @@ async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), Htt
         let id = system_id.to_string();
         let found = app.db.read(move |conn| nodes::find_policy(conn, project, &id)).await?;
         if let Some((hostname, labels)) = found {
-            set("node.system_id", system_id.to_string());
-            set("node.hostname", hostname);
-            for (name, value) in labels.iter() {
-                set(&format!("node.labels.{name}"), value.to_owned());
-            }
+            target::of_node(&mut target, system_id.as_str(), &hostname, &labels);
             allowed.system_id = Some(system_id.to_string());
         }
     }
     if let Some(id) = names.user.and_then(|id| Uuid::try_parse(&id).ok())
         && let Some(user) = app.db.read(move |conn| users::find(conn, Id(id))).await?
     {
-        set("user.id", id_text(user.id.0));
-        set("user.name", user.name);
+        target::of_user(&mut target, user.id, &user.name);
     }
     if let Some(id) = names.tenant.and_then(|id| Uuid::try_parse(&id).ok())
         && let Some(project) = app.db.read(move |conn| projects::find_by_id(conn, Id(id))).await?
     {
-        set("project.id", id_text(project.id.0));
-        set("project.name", project.name);
+        target::of_tenant(&mut target, project.id, &project.name);
     }
     if let Some(token) = names.token.and_then(|text| OperatorToken::parse(&text)) {
         let (hash, identities) = (token.hash(), app.identities.clone());
         let known = app.db.read(move |conn| find_known(&identities, conn, &hash)).await?;
         if let Some(known) = known {
-            set("token.user_id", id_text(known.identity.user.id));
+            target::of_token(&mut target, Id(known.identity.user.id));
         }
     }
     Ok((allowed, target))

@@ -1,10 +1,14 @@
 //! The operator plane under `/v1`.
 
+pub mod audit;
 pub mod contents;
 pub mod guard;
 pub mod identity;
 pub mod nodes;
 pub mod openapi;
+pub mod policy;
+mod refusals;
+pub mod target;
 pub mod tokens;
 
 use actix_web::web;
