@@ -8,7 +8,7 @@ use nodeinit::http::operator_routes;
 
 use crate::support::plane::{READS, assert_refused};
 use crate::support::realm::{Caller, Person, Realm, refused};
-use crate::support::{Method, Node, TestServer, wire};
+use crate::support::{Method, Node, Options, TestServer, wire};
 
 /// One route of the operator plane, with a request that it answers.
 #[derive(Clone, Copy)]
@@ -95,7 +95,7 @@ pub const CASES: &[Case] = &[
 pub const ANONYMOUS: [(&str, &str); 2] = [("GET", "/v1/openapi.json"), ("POST", "/v2.0/tokens")];
 
 impl Case {
-    fn is_anonymous(&self) -> bool {
+    pub fn is_anonymous(&self) -> bool {
         ANONYMOUS.contains(&(self.method, self.route))
     }
 }
@@ -109,7 +109,11 @@ pub struct Scene {
 
 impl Scene {
     pub fn start() -> Scene {
-        let realm = Realm::start();
+        Scene::start_with(Options::default())
+    }
+
+    pub fn start_with(options: Options) -> Scene {
+        let realm = Realm::start_with(options);
         let node = realm.server.node("n1");
         let victim = realm.admin.person("victim", "reader", &realm.t1);
         Scene { realm, node, victim }

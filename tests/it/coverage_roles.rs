@@ -8,6 +8,7 @@ use nodeinit::http::operator_routes;
 
 use crate::coverage::{ANONYMOUS, CASES, Case, Scene};
 use crate::identity_headers::spoofed_in_every_spelling;
+use crate::support::Options;
 use crate::support::plane::without_names;
 use crate::support::realm::Caller;
 
@@ -61,6 +62,13 @@ const BY_ACTION: &[(&str, [u16; 5])] = &[
 
 /// Actions that no route has of its own: what they are part of.
 const WITHOUT_A_ROUTE: [&str; 1] = ["node:move"];
+
+/// The media types that a route's body may have; none for a route that takes any or no body.
+fn media_types(case: &Case) -> &'static [&'static str] {
+    let routes = operator_routes();
+    let (_, operations) = routes.iter().find(|(path, _)| *path == case.route).unwrap();
+    operations.iter().find(|o| o.method == case.method).unwrap().takes.media_types()
+}
 
 fn action_of(case: &Case) -> Option<&'static str> {
     let routes = operator_routes();
@@ -166,4 +174,76 @@ fn what_a_service_gets() {
 #[test]
 fn what_an_admin_gets() {
     walk(ADMIN);
+}
+
+#[test]
+fn refusals_come_in_one_order_on_every_route() {
+    let scene = Scene::start();
+    let callers = cast(&scene);
+    let (reader, admin) = (&callers[0], &callers[ADMIN]);
+    let plain = [("Content-Type", "text/plain")];
+    for case in CASES.iter().filter(|case| !media_types(case).is_empty()) {
+        let asked = format!("{} {}", case.method, case.route);
+        let path = scene.path(case);
+        let send = |who: &Caller, path: &str, headers: &[(&str, &str)], body: &[u8]| {
+            who.send(case.method, path, headers, body).status
+        };
+        // What the headers say of the body, before who sends it.
+        for who in [&scene.realm.nobody(), reader, admin] {
+            assert_eq!(send(who, &path, &plain, b"{}"), 415, "{asked}");
+        }
+        let typed = [("Content-Type", case.content_type)];
+        let endless = [typed[0], ("Content-Length", "99999999999")];
+        assert_eq!(send(&scene.realm.nobody(), &path, &endless, b""), 413, "{asked}");
+        if case.is_anonymous() {
+            assert_eq!(send(admin, &path, &typed, b"{"), 400, "{asked}");
+            continue;
+        }
+        // Who sends it, before what it is; what it is, before what it is about.
+        assert_eq!(send(&scene.realm.nobody(), &path, &typed, b"{"), 401, "{asked}");
+        let denied = expected(case, 0);
+        assert_eq!(send(reader, &path, &typed, b"{"), denied, "{asked}");
+        let missing = case.route.replace("{project}", "default").replace("{role}", "reader");
+        let missing = ["{system_id}", "{user}", "{tenant}", "{token}"]
+            .iter()
+            .fold(missing, |path, name| path.replace(name, "nope"));
+        let invalid = if expected(case, ADMIN) == OK { 400 } else { 403 };
+        assert_eq!(send(admin, &missing, &typed, b"{"), invalid, "{asked}");
+        assert_eq!(send(reader, &missing, &typed, b"{"), denied, "{asked}");
+    }
+}
+
+#[test]
+fn a_policy_file_shuts_every_route_to_the_admin_and_opens_it_to_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.yaml");
+    let every = |rule: &str| -> String {
+        Action::ALL.iter().map(|action| format!("\"{}\": \"{rule}\"\n", action.name())).collect()
+    };
+    std::fs::write(&path, "default: \"rule:admin_required\"\n").unwrap();
+    let flag = path.to_str().unwrap();
+    let scene = Scene::start_with(Options::default().flag("policy-file", flag));
+    let callers = cast(&scene);
+    let (service, admin) = (&callers[3], &callers[ADMIN]);
+    let wait_for = |status: u16| {
+        let began = std::time::Instant::now();
+        while service.whoami().status != status {
+            assert!(began.elapsed().as_secs() < 20, "the file is not read");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    std::fs::write(&path, every("!")).unwrap();
+    wait_for(403);
+    for case in CASES.iter().filter(|case| !case.is_anonymous()) {
+        let reply = scene.send(case, admin, &[]);
+        assert_eq!(reply.status, 403, "{} {}: {}", case.method, case.route, reply.text());
+    }
+    std::fs::write(&path, every("@")).unwrap();
+    wait_for(200);
+    for case in CASES {
+        let reply = scene.send(case, service, &[]);
+        // The socket's alone, whatever a file says.
+        let answer = if case.route == "/v1/bootstrap" { 403 } else { case.answer };
+        assert_eq!(reply.status, answer, "{} {}: {}", case.method, case.route, reply.text());
+    }
 }
