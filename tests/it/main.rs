@@ -13,6 +13,7 @@ mod coverage;
 mod coverage_roles;
 mod cull;
 mod hardening;
+mod identity_audit;
 mod identity_cases;
 mod identity_headers;
 mod identity_logins;
