@@ -44,9 +44,17 @@ settings! {
         "admin-listen" "ADDR:PORT|off" = "127.0.0.1:5241":
             "Health and version over TCP; off leaves only the socket <state-dir>/admin.sock";
         "metadata-url" "URL" = "http://<listen>/MAAS/metadata/":
-            "What is written into preseeds; without it a wildcard --listen cannot hand out any";
+            "What is written into preseeds, https with --tls-cert; without it a wildcard --listen cannot hand out any";
     }
     "tls" {
+        "tls-cert" "FILE" = "none":
+            "PEM chain for HTTPS on --listen, with --tls-key; read again on SIGHUP";
+        "tls-key" "FILE" = "none":
+            "PEM private key of --tls-cert, not encrypted; only the server should be able to read it";
+        "admin-tls-cert" "FILE" = "none":
+            "PEM chain for HTTPS on --admin-listen, with --admin-tls-key; read again on SIGHUP";
+        "admin-tls-key" "FILE" = "none":
+            "PEM private key of --admin-tls-cert, not encrypted";
         "admin-plain-http" "true|false" = "false":
             "Allow an --admin-listen that is not loopback to speak plain HTTP: anyone on the way can read it";
     }
@@ -201,6 +209,28 @@ impl Given {
         self.values.get(name).map(|(value, _)| value.as_str())
     }
 
+    /// A certificate and its key: both or none.
+    fn tls_files(&mut self, cert: &'static str, key: &'static str) -> Option<TlsFiles> {
+        let mut path = |name| {
+            self.parse(name, |text| match text {
+                "" => Err("there is no file name".into()),
+                _ => Ok(PathBuf::from(text)),
+            })
+        };
+        let missing = match (path(cert), path(key)) {
+            (Some(cert), Some(key)) => return Some(TlsFiles { cert, key }),
+            (None, None) => return None,
+            (Some(_), None) => key,
+            (None, Some(_)) => cert,
+        };
+        let there = if missing == key { cert } else { key };
+        // An unreadable value has been told of already.
+        if let (Some((_, origin)), None) = (self.values.get(there), self.values.get(missing)) {
+            self.problems.push(format!("{origin}: --{missing} is missing: TLS needs both"));
+        }
+        None
+    }
+
     fn parse<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let (value, origin) = self.values.get(name)?;
         match parse(value) {
@@ -233,6 +263,13 @@ pub enum AdminListen {
     On(SocketAddr),
 }
 
+/// The files of a listener that speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
 /// Everything the server needs to know, understood and complete.
 #[derive(Clone)]
 pub struct Settings {
@@ -241,6 +278,9 @@ pub struct Settings {
     pub listen: SocketAddr,
     pub admin_listen: AdminListen,
     pub metadata_url: Option<MetadataUrl>,
+    /// The node listener's, and the admin listener's.
+    pub tls: Option<TlsFiles>,
+    pub admin_tls: Option<TlsFiles>,
     pub admin_plain_http: bool,
     pub absent_items: AbsentItems,
     pub plaintext_replay: PlaintextReplay,
@@ -313,6 +353,8 @@ impl Settings {
                 })
                 .unwrap_or(AdminListen::On(loopback(5241))),
             metadata_url: given.parse("metadata-url", MetadataUrl::parse),
+            tls: given.tls_files("tls-cert", "tls-key"),
+            admin_tls: given.tls_files("admin-tls-cert", "admin-tls-key"),
             admin_plain_http: given
                 .parse("admin-plain-http", |t| choice(t, &[("true", true), ("false", false)]))
                 .unwrap_or(false),
@@ -353,20 +395,31 @@ impl Settings {
         };
         if let AdminListen::On(address) = settings.admin_listen
             && !address.ip().is_loopback()
+            && settings.admin_tls.is_none()
             && !settings.admin_plain_http
         {
             given.problems.push(format!(
                 "--admin-listen {address}: not loopback, and it speaks plain HTTP; keep it on loopback, \
-                 or say --admin-plain-http if the network in between is trusted"
+                 give it --admin-tls-cert and --admin-tls-key, or say --admin-plain-http if the network \
+                 in between is trusted"
             ));
         }
         if given.problems.is_empty() { Ok(settings) } else { Err(BadSettings(given.problems)) }
+    }
+
+    /// What nodes speak to the node listener: `http` or `https`.
+    #[must_use]
+    pub fn node_scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// The resolved settings by section, with secrets left out.
     #[must_use]
     pub fn show(&self) -> BTreeMap<&'static str, BTreeMap<&'static str, String>> {
         let mut shown: BTreeMap<&str, BTreeMap<&str, String>> = BTreeMap::new();
+        let file = |path: Option<&PathBuf>| {
+            path.map_or_else(|| "none".into(), |p| p.display().to_string())
+        };
         for setting in SETTINGS {
             let value = match setting.name {
                 "state-dir" => self.state_dir.display().to_string(),
@@ -380,6 +433,10 @@ impl Settings {
                     Some(url) => url.as_str().to_owned(),
                     None => "none: --listen is a wildcard".into(),
                 },
+                "tls-cert" => file(self.tls.as_ref().map(|tls| &tls.cert)),
+                "tls-key" => file(self.tls.as_ref().map(|tls| &tls.key)),
+                "admin-tls-cert" => file(self.admin_tls.as_ref().map(|tls| &tls.cert)),
+                "admin-tls-key" => file(self.admin_tls.as_ref().map(|tls| &tls.key)),
                 "admin-plain-http" => self.admin_plain_http.to_string(),
                 "absent-items" => match self.absent_items {
                     AbsentItems::Empty => "empty".into(),
@@ -425,7 +482,7 @@ pub fn state_dir(given: &Given, state_directory: Option<String>) -> PathBuf {
 #[must_use]
 pub fn default_metadata_url(settings: &Settings, bound: SocketAddr) -> Option<MetadataUrl> {
     settings.metadata_url.clone().or_else(|| {
-        let url = format!("http://{bound}/MAAS/metadata/");
+        let url = format!("{}://{bound}/MAAS/metadata/", settings.node_scheme());
         if bound.ip().is_unspecified() { None } else { MetadataUrl::parse(&url).ok() }
     })
 }
@@ -552,6 +609,42 @@ mod tests {
         let asked = [("admin-listen", "0.0.0.0:5241"), ("admin-plain-http", "true")];
         assert!(resolve(&asked, &[], None).is_ok());
         assert!(resolve(&[("admin-listen", "off")], &[], None).is_ok());
+        let mut tls = vec![("admin-listen", "0.0.0.0:5241"), ("admin-tls-cert", "c")];
+        assert!(resolve(&tls, &[], None).is_err());
+        tls.push(("admin-tls-key", "k"));
+        assert!(resolve(&tls, &[], None).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_a_key_its_certificate() {
+        let cert = resolve(&[("tls-cert", "c.pem")], &[], None).err().unwrap();
+        assert_eq!(cert, ["--tls-cert: --tls-key is missing: TLS needs both"]);
+        let file = "tls:\n  admin-tls-key: k.pem\n";
+        let key = resolve(&[], &[("NODEINIT_TLS_KEY", "k")], Some(file)).err().unwrap();
+        assert_eq!(
+            key,
+            [
+                "NODEINIT_TLS_KEY: --tls-cert is missing: TLS needs both",
+                "c.yaml:2: tls.admin-tls-key: --admin-tls-cert is missing: TLS needs both",
+            ]
+        );
+        let empty = resolve(&[("tls-cert", ""), ("tls-key", "k")], &[], None).err().unwrap();
+        assert_eq!(empty, ["--tls-cert: there is no file name"]);
+        let whole = resolve(&[("tls-cert", "c"), ("tls-key", "k")], &[], None).unwrap();
+        let files = TlsFiles { cert: "c".into(), key: "k".into() };
+        assert_eq!((whole.tls.as_ref(), whole.admin_tls.as_ref()), (Some(&files), None));
+    }
+
+    #[test]
+    fn the_metadata_url_is_https_when_the_node_listener_is() {
+        let url = |flags: &[(&'static str, &str)]| {
+            let settings = resolve(flags, &[], None).unwrap();
+            default_metadata_url(&settings, settings.listen).unwrap().as_str().to_owned()
+        };
+        assert_eq!(url(&[]), "http://127.0.0.1:5240/MAAS/metadata/");
+        let tls = [("tls-cert", "c"), ("tls-key", "k")];
+        assert_eq!(url(&tls), "https://127.0.0.1:5240/MAAS/metadata/");
+        assert_eq!(url(&[tls[0], tls[1], ("metadata-url", "http://proxy/")]), "http://proxy/");
     }
 
     #[test]

@@ -214,6 +214,10 @@ impl Learnt {
     }
 }
 
+fn shard(name: &str) -> usize {
+    name.bytes().fold(0_usize, |hash, b| hash.wrapping_mul(31) ^ usize::from(b)) % SHARDS
+}
+
 struct Bucket {
     left: f64,
     at: Instant,
@@ -239,13 +243,25 @@ impl Pace {
         }
     }
 
+    /// So many at once, and one more after each `every`.
+    #[must_use]
+    pub fn slow(every: Duration, burst: u32) -> Pace {
+        Pace { rate: every.as_secs_f64().recip(), ..Pace::new(1, burst) }
+    }
+
+    /// Takes back what [`Pace::take`] counted.
+    pub fn give_back(&self, name: &str) {
+        if let Some(bucket) = locked(&self.shards[shard(name)]).get_mut(name) {
+            bucket.left = (bucket.left + 1.0).min(self.burst);
+        }
+    }
+
     /// Counts one request of `name`, a node or a source address.
     ///
     /// # Errors
     /// How long until the next would be taken.
     pub fn take(&self, name: &str, at: Instant) -> Result<(), Duration> {
-        let shard = name.bytes().fold(0_usize, |hash, b| hash.wrapping_mul(31) ^ usize::from(b));
-        let mut buckets = locked(&self.shards[shard % SHARDS]);
+        let mut buckets = locked(&self.shards[shard(name)]);
         if buckets.len() >= MOST_PACED && !buckets.contains_key(name) {
             buckets.retain(|_, bucket| self.filled(bucket, at) < self.burst);
         }

@@ -1,5 +1,7 @@
 //! Bind, migrate, serve, drain.
 
+pub mod tls;
+
 use std::any::Any;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -15,6 +17,7 @@ use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{App as Actix, HttpServer, web};
 use jiff::SignedDuration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::actions::{self, App, Nobody};
@@ -22,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
+use crate::domain::password::Password;
 use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
@@ -35,11 +39,17 @@ use crate::store::{Db, DbError};
 const DATABASE_CONNECTIONS: u32 = 8;
 /// How long a stop waits for requests that are being answered.
 const DRAIN_SECONDS: u64 = 30;
+/// Connections at once on the admin listener, a worker.
+const ADMIN_CONNECTIONS: usize = 1000;
 /// A peer that takes nothing for this long is gone (Linux `TCP_USER_TIMEOUT`).
 const STALLED: Duration = Duration::from_secs(30);
 /// What reads taught is on disk this soon.
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
+
+/// Failed logins of one source and name at once, and how soon there may be another.
+const LOGIN_BURST: u32 = 10;
+const LOGIN_EVERY: Duration = Duration::from_secs(30);
 
 /// How long an idle connection is kept: longer than the proxies in front keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -64,6 +74,8 @@ pub enum StartError {
     File { path: String, source: std::io::Error },
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     #[error("cannot serve")]
     Serve(#[source] std::io::Error),
 }
@@ -80,6 +92,7 @@ pub struct Server {
     pub admin: Option<SocketAddr>,
     pub socket: PathBuf,
     pub app: Arc<App>,
+    tls: tls::Listeners,
     draining: Arc<AtomicBool>,
     handles: Vec<ServerHandle>,
     tasks: Vec<JoinHandle<()>>,
@@ -94,6 +107,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
+        let tls = tls::Listeners::open(&settings)?;
         maintenance::make_state_dir(&settings)?;
         let locks = vec![
             lock::state_dir(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
@@ -122,10 +136,18 @@ impl Server {
         let socket_listener = bind_socket(&socket)?;
 
         let nobody = Nobody::new(&keys.sealer, &mint);
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
+        let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
+            StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
+        })?;
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
             identities: Arc::default(),
+            logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
+            nobodys_password,
+            hashing: Semaphore::new(cores),
             policy: compiled_in(),
             service_token_window: SignedDuration::from_hours(48),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
@@ -134,6 +156,7 @@ impl Server {
             absent_items: settings.absent_items,
             plaintext_replay: settings.plaintext_replay,
             metadata_url: default_metadata_url(&settings, node),
+            node_scheme: settings.node_scheme(),
             db,
             clock,
             mint,
@@ -154,6 +177,7 @@ impl Server {
             admin,
             socket,
             app,
+            tls,
             draining,
             handles: Vec::new(),
             tasks: Vec::new(),
@@ -175,8 +199,14 @@ impl Server {
         let app = move || {
             Actix::new().app_data(web::Data::new(shared.clone())).configure(http::node_plane)
         };
+        let connections = node::connections_per_worker(&limits, workers);
+        if let Some(tls) = self.tls.node.clone() {
+            let server = tls.serve(listener, workers, connections, app);
+            self.spawn(server.map_err(StartError::Serve)?);
+            return Ok(());
+        }
         let server = http_server!(app, workers)
-            .max_connections(node::connections_per_worker(&limits, workers))
+            .max_connections(connections)
             .client_request_timeout(limits.header_time)
             .keep_alive(KEEP_ALIVE)
             .listen(listener)
@@ -204,6 +234,11 @@ impl Server {
                 .wrap(from_fn(answer::around))
                 .configure(http::operator_plane)
         };
+        if let Some(tls) = self.tls.admin.clone() {
+            let server = tls.serve(listener, 2, ADMIN_CONNECTIONS, app);
+            self.spawn(server.map_err(StartError::Serve)?);
+            return Ok(());
+        }
         let server = http_server!(app, 2).listen(listener).map_err(StartError::Serve)?;
         self.spawn(server.run());
         Ok(())
@@ -249,6 +284,17 @@ impl Server {
         }));
     }
 
+    /// Reads anew what can be replaced under a running server: the certificates.
+    pub fn reload(&self) {
+        self.tls.reload();
+    }
+
+    /// What the admin listener speaks: `http` or `https`.
+    #[must_use]
+    pub fn admin_scheme(&self) -> &'static str {
+        if self.tls.admin.is_some() { "https" } else { "http" }
+    }
+
     /// Stops taking requests, answers those it has, and leaves what the next start needs.
     pub async fn stop(self) {
         self.draining.store(true, Ordering::SeqCst);
@@ -273,12 +319,16 @@ impl Server {
 
 fn on_connect(stream: &dyn Any, extensions: &mut Extensions) {
     if let Some(stream) = stream.downcast_ref::<TcpStream>() {
-        let _ = SockRef::from(stream).set_tcp_user_timeout(Some(STALLED));
-        let _ = stream.set_nodelay(true);
+        tune(stream);
     }
     if let Some(peer) = stream.downcast_ref::<UnixStream>().and_then(|s| s.peer_cred().ok()) {
         extensions.insert(SocketPeer(Caller::Socket { uid: peer.uid(), pid: peer.pid() }));
     }
+}
+
+fn tune(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(STALLED));
+    let _ = stream.set_nodelay(true);
 }
 
 /// Takes an address; until [`listen`] whoever connects to it is refused.

@@ -188,7 +188,7 @@ pub async fn sweep(app: &App, keep: Duration) -> Result<usize, Failure> {
 }
 
 /// What `audit verify` found: the head, to be noted elsewhere, and what is wrong first.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Verified {
     pub count: i64,
     pub mac: String,

@@ -4,13 +4,19 @@ pub mod audit;
 pub mod authenticate;
 pub mod contents;
 pub mod cull;
+pub mod logins;
 pub mod nodes;
 pub mod operators;
+pub mod projects;
 pub mod tokens;
+pub mod users;
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::domain::audit::AuditKey;
@@ -18,13 +24,17 @@ use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
+use crate::domain::password::Password;
 use crate::domain::policy::Rules;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
 use crate::live::strangers::Strangers;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
-use crate::store::{Db, DbError, projects};
+use crate::store::{self, Db, DbError};
+
+/// How long a login waits for its turn to be hashed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What every door of the service stands on.
 pub struct App {
@@ -44,6 +54,12 @@ pub struct App {
     pub pace: Pace,
     /// What is known of operators' tokens.
     pub identities: Arc<Identities>,
+    /// How fast each source and name fail to log in.
+    pub logins: Pace,
+    /// What a password is tried against when there is none.
+    pub nobodys_password: String,
+    /// Passwords hashed at once: each takes 19 MiB and a core.
+    pub hashing: Semaphore,
     /// Who may do what.
     pub policy: Rules,
     /// How long past its end a token is good beside a service's.
@@ -55,6 +71,8 @@ pub struct App {
     pub plaintext_replay: PlaintextReplay,
     /// What is written into preseeds; `None` until a wildcard listener is given its name.
     pub metadata_url: Option<MetadataUrl>,
+    /// `http` or `https`: what nodes speak to the node listener itself.
+    pub node_scheme: &'static str,
 }
 
 /// The token that no request can name, so that refusing an unknown one takes the same steps.
@@ -77,7 +95,7 @@ impl Nobody {
 }
 
 /// One thing wrong with what a caller sent. It never repeats what was sent.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
@@ -134,6 +152,12 @@ pub enum Failure {
     PreconditionFailed(&'static str),
     #[error("{0}")]
     PreconditionRequired(&'static str),
+    /// Nobody is recognised; why, for the log.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// Too many tries; the next is looked at after so many seconds.
+    #[error("too many tries")]
+    Throttled(u64),
     #[error(transparent)]
     Store(#[from] DbError),
     #[error(transparent)]
@@ -149,16 +173,42 @@ impl From<diesel::result::Error> for Failure {
 pub const NO_SUCH_NODE: Failure = Failure::NotFound("there is no such node");
 
 impl App {
-    /// The project that a URL or a change names.
+    /// A name for a new epoch of identities: no other ever had it.
+    #[must_use]
+    pub fn epoch(&self) -> Vec<u8> {
+        self.mint.id(self.clock.now()).as_bytes().to_vec()
+    }
+
+    /// What is stored of a password.
+    ///
+    /// # Errors
+    /// [`DbError::Busy`] when too many are being hashed.
+    pub async fn hash(&self, password: Password) -> Result<String, Failure> {
+        let salt = self.mint.bytes();
+        let hash = self.hashing(move || password.hash(salt)).await?;
+        // There is no memory for it; a little later there may be.
+        hash.map_err(|_| Failure::Store(DbError::Busy))
+    }
+
+    /// Hashes off the async threads, a few at a time.
+    async fn hashing<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let turn = tokio::time::timeout(PATIENCE, self.hashing.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(DbError::Busy.into()) };
+        Ok(tokio::task::spawn_blocking(f).await.map_err(|_| DbError::Ended)?)
+    }
+
+    /// The project that a change names.
     ///
     /// # Errors
     /// [`Failure::NotFound`] when there is none.
     pub async fn project(&self, name_or_id: String) -> Result<Id, Failure> {
-        let none = Failure::NotFound("there is no such project");
         if name_or_id.contains('\0') {
-            return Err(none); // PostgreSQL refuses to look for it
+            return Err(projects::NO_SUCH_PROJECT); // PostgreSQL refuses to look for it
         }
-        let found = self.db.read(move |conn| projects::find(conn, &name_or_id)).await?;
-        found.map(|project| project.id).ok_or(none)
+        let found = self.db.read(move |conn| store::projects::find(conn, &name_or_id)).await?;
+        found.map(|project| project.id).ok_or(projects::NO_SUCH_PROJECT)
     }
 }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{SETTINGS, Settings, variable};
 use crate::domain::credentials::Mint;
 use crate::maintenance;
-use crate::server::Server;
+use crate::server::{Server, tls};
 use crate::store::migrations;
 use crate::telemetry;
 
@@ -123,9 +123,10 @@ pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
-        eprintln!("nodeinit: nodes on http://{}/MAAS/metadata/", server.node);
+        let scheme = server.app.node_scheme;
+        eprintln!("nodeinit: nodes on {scheme}://{}/MAAS/metadata/", server.node);
         if let Some(admin) = server.admin {
-            eprintln!("nodeinit: admin on http://{admin}/");
+            eprintln!("nodeinit: admin on {}://{admin}/", server.admin_scheme());
         }
         eprintln!("nodeinit: admin socket on unix:{}", server.socket.display());
         // Nobody may be listening for it; then there is nobody to tell.
@@ -134,7 +135,7 @@ pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => tracing::info!("nothing to reload"),
+                _ = hangup.recv() => reload(&server),
             }
         }
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
@@ -142,6 +143,16 @@ pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
         server.stop().await;
         Ok(())
     })
+}
+
+fn reload(server: &Server) {
+    use sd_notify::NotifyState;
+    // `Type=notify-reload` wants the time with it.
+    let mut begun = vec![NotifyState::Reloading];
+    begun.extend(NotifyState::monotonic_usec_now().ok());
+    let _ = sd_notify::notify(false, &begun);
+    server.reload();
+    let _ = sd_notify::notify(false, &[NotifyState::Ready]);
 }
 
 /// A rack that boots is one descriptor a connection; the soft limit is often 1024.
@@ -178,7 +189,13 @@ pub fn migrate(common: &Common, command: Migrate) -> anyhow::Result<()> {
 pub fn config(common: &Common, command: Config) -> anyhow::Result<()> {
     match command {
         Config::Check(flags) => {
-            settings(common, flags).context("settings")?;
+            let settings = settings(common, flags).context("settings")?;
+            let (problems, warnings) = tls::check(&settings);
+            for warning in warnings {
+                eprintln!("nodeinit: warning: {warning}");
+            }
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow::ensure!(problems.is_empty(), "settings: {}", problems.join("\n"));
             eprintln!("nodeinit: the settings are good");
             Ok(())
         }

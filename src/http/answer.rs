@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Uri;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, web};
@@ -55,6 +56,15 @@ const IDENTITY_HEADERS: [&str; 9] = [
     "openstack-system-scope",
 ];
 
+/// Keystone's clients write a path with a slash behind it or without.
+fn drop_trailing_slash(request: &mut ServiceRequest) {
+    let Some(path) = request.path().strip_suffix('/') else { return };
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let Ok(uri) = Uri::builder().path_and_query(format!("{path}{query}")).build() else { return };
+    request.match_info_mut().get_mut().update(&uri);
+    request.head_mut().uri = uri;
+}
+
 /// Takes away every header that claims an identity, however it is spelt.
 pub fn strip_identity(headers: &mut header::HeaderMap) {
     let claims = |name: &HeaderName| {
@@ -85,7 +95,10 @@ pub async fn around(
     let peer = peer(request.request());
     request.extensions_mut().insert(RequestId(id.clone()));
     strip_identity(request.headers_mut());
-    let is_keystone = request.path().starts_with("/v2.0");
+    let is_keystone = request.path().starts_with("/v2.0/");
+    if is_keystone {
+        drop_trailing_slash(&mut request);
+    }
     let mut response = next.call(request).await?.map_into_boxed_body();
     let keystone = response.response().extensions().get::<KeystoneBody>().map(|b| b.0.clone());
     if let Some(body) = keystone.filter(|_| is_keystone) {

@@ -223,6 +223,32 @@ impl Fields {
         None
     }
 
+    /// Whether a field was sent, `null` included.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.left.contains_key(name)
+    }
+
+    /// Whether two fields were sent with the same value.
+    #[must_use]
+    pub fn agree(&self, name: &str, other: &str) -> bool {
+        self.left.get(name) == self.left.get(other)
+    }
+
+    /// Notes what is wrong with a field beyond its own value.
+    pub fn refuse(&mut self, name: &'static str, why: impl Into<String>) {
+        self.wrong::<()>(name, why);
+    }
+
+    /// An object inside this one.
+    pub fn object(&mut self, name: &'static str) -> Option<Fields> {
+        match self.take(name).map(Fields::new) {
+            None => None,
+            Some(Ok(fields)) => Some(fields),
+            Some(Err(_)) => self.wrong(name, "this must be a JSON object"),
+        }
+    }
+
     /// Text that `parse` understands.
     pub fn parsed<T>(
         &mut self,
@@ -304,6 +330,15 @@ impl Fields {
         match self.take(name)? {
             Value::Bool(value) => Some(value),
             _ => self.wrong(name, "this must be true or false"),
+        }
+    }
+
+    /// The same where `null` is no way to leave it out.
+    pub fn flag(&mut self, name: &'static str, why: &'static str) -> Option<bool> {
+        self.asked.push(name);
+        match self.left.remove(name)? {
+            Value::Bool(value) => Some(value),
+            _ => self.wrong(name, why),
         }
     }
 

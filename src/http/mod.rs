@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{audit, contents, nodes, tokens};
+    use operator::{audit, contents, identity, nodes, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -114,10 +114,74 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
             vec![post(Action::Preseed, Takes::Json, tokens::preseed)],
         ),
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
+        ("/v1/openapi.json", vec![Operation::open(&Method::GET, NOTHING, operator::openapi::show)]),
+        ("/v1/whoami", vec![get(Action::Whoami, identity::tokens::whoami)]),
+        ("/v1/bootstrap", vec![post(Action::Bootstrap, Takes::Json, identity::users::bootstrap)]),
         ("/v1/tokens", vec![get(Action::TokenList, tokens::list)]),
         ("/v1/audit", vec![get(Action::AuditList, audit::list)]),
         ("/v1/audit/verify", vec![get(Action::AuditVerify, audit::verify)]),
         ("/v1/tokens/cull", vec![post(Action::TokenCull, Takes::Json, tokens::cull)]),
+    ]
+    .into_iter()
+    .chain(identity_routes())
+    .collect()
+}
+
+/// Those of Keystone's v2.0 API that there are here.
+fn identity_routes() -> Vec<(&'static str, Vec<Operation>)> {
+    use operator::identity::{tenants, tokens, users};
+    const JSON: Takes = Takes::IdentityJson;
+    vec![
+        ("/v2.0/tokens", vec![Operation::open(&Method::POST, JSON, tokens::login)]),
+        (
+            "/v2.0/tokens/{token}",
+            vec![
+                get(Action::TokenValidate, tokens::validate),
+                delete(Action::TokenRevokeOperator, tokens::revoke),
+            ],
+        ),
+        (
+            "/v2.0/users",
+            vec![get(Action::UserList, users::list), post(Action::UserCreate, JSON, users::create)],
+        ),
+        (
+            "/v2.0/users/{user}",
+            vec![
+                get(Action::UserShow, users::show),
+                put(Action::UserChange, JSON, users::change),
+                delete(Action::UserRemove, users::remove),
+            ],
+        ),
+        (
+            "/v2.0/users/{user}/OS-KSADM/password",
+            vec![put(Action::UserPassword, JSON, users::set_password)],
+        ),
+        (
+            "/v2.0/tenants",
+            vec![
+                get(Action::ProjectList, tenants::list),
+                post(Action::ProjectCreate, JSON, tenants::create),
+            ],
+        ),
+        (
+            "/v2.0/tenants/{tenant}",
+            vec![
+                get(Action::ProjectShow, tenants::show),
+                post(Action::ProjectChange, JSON, tenants::change),
+                delete(Action::ProjectRemove, tenants::remove),
+            ],
+        ),
+        (
+            "/v2.0/tenants/{tenant}/users/{user}/roles",
+            vec![get(Action::RoleList, tenants::list_roles)],
+        ),
+        (
+            "/v2.0/tenants/{tenant}/users/{user}/roles/OS-KSADM/{role}",
+            vec![
+                put(Action::RoleGrant, Takes::Nothing, tenants::grant),
+                delete(Action::RoleRevoke, tenants::ungrant),
+            ],
+        ),
     ]
 }
 

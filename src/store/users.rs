@@ -46,18 +46,9 @@ pub fn find_password_hash(conn: &mut DbConnection, id: Id) -> QueryResult<Option
     users::table.find(id).select(users::password_hash).first(conn)
 }
 
-/// A page by name; `after` is the last user of the page before.
-pub fn list(
-    conn: &mut DbConnection,
-    after: Option<&Name>,
-    limit: Option<i64>,
-) -> QueryResult<Vec<User>> {
-    let after = after.map(Name::folded).unwrap_or_default();
-    let page = rows!().filter(users::name_folded.gt(after)).order(users::name_folded);
-    match limit {
-        Some(limit) => page.limit(limit).load(conn),
-        None => page.load(conn),
-    }
+/// All of them by name.
+pub fn list(conn: &mut DbConnection) -> QueryResult<Vec<User>> {
+    rows!().order(users::name_folded).load(conn)
 }
 
 /// A unique violation means that the name is taken.

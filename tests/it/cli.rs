@@ -1224,7 +1224,7 @@ fn sighup_does_not_end_it() {
 }
 
 #[test]
-fn systemd_is_told_when_it_is_ready_and_when_it_stops() {
+fn systemd_is_told_when_it_is_ready_when_it_reloads_and_when_it_stops() {
     let home = Home::new();
     let path = home.path("notify");
     let told = UnixDatagram::bind(&path).unwrap();
@@ -1237,6 +1237,10 @@ fn systemd_is_told_when_it_is_ready_and_when_it_stops() {
         let length = told.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
+    assert!(next().contains("READY=1"));
+    server.signal(Signal::HUP);
+    let reloading = next();
+    assert!(reloading.contains("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     assert!(next().contains("READY=1"));
     server.stop();
     assert!(next().contains("STOPPING=1"));

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import time
 
 import yaml
@@ -18,6 +19,17 @@ for name, value in job["changes"].items():
     if value is None:
         del config["datasource"]["MAAS"][name]
 
+# Which versions of TLS its handshakes came to.
+versions = set()
+shake_hands = ssl.SSLSocket.do_handshake
+
+
+def note_version(connection, *arguments):
+    shake_hands(connection, *arguments)
+    versions.add(connection.version())
+
+
+ssl.SSLSocket.do_handshake = note_version
 paths = helpers.Paths(
     {"cloud_dir": "/var/lib/cloud", "run_dir": "/run/cloud-init", "templates_dir": "/etc/cloud/templates"}
 )
@@ -47,5 +59,6 @@ for url in job["urls"]:
         result["fetched"][url] = source.oauth_helper.readurl(url).code
     except UrlError as error:
         result["fetched"][url] = error.code
+result["tls"] = sorted(versions)
 with open("/media/result.json", "w", encoding="utf-8") as file:
     json.dump(result, file)

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import payloads
+from authority import Authority
 from machine import Machine
 from relay import Relay
 from server import Node, Server
@@ -72,9 +73,13 @@ class Lab:
         self.nodes.append(node)
         return node
 
-    def another_server(self, listen="127.0.0.1:0", relayed=True):
+    def another_server(self, listen="127.0.0.1:0", relayed=True, flags=()):
         home = os.path.join(self.work, f"server-{next(self.numbers)}")
-        return Server(self.binary, home, Relay() if relayed else None, listen).start()
+        return Server(self.binary, home, Relay() if relayed else None, listen, flags).start()
+
+    def authority(self):
+        """A private CA that nobody trusts yet."""
+        return Authority(os.path.join(self.work, f"ca-{next(self.numbers)}"))
 
     def machine(self):
         return Machine(self.root, self.work)

@@ -11,18 +11,18 @@ import time
 class Server:
     """`nodeinit serve` on a free loopback port; preseeds name its relay, if any, which follows restarts."""
 
-    def __init__(self, binary, home, relay=None, listen="127.0.0.1:0"):
+    def __init__(self, binary, home, relay=None, listen="127.0.0.1:0", flags=()):
         self.binary = binary
         self.state = os.path.join(home, "state")
         self.log_path = os.path.join(home, "server.log")
         self.relay = relay
-        self.listen = listen
+        self.listen, self.flags = listen, list(flags)
         self.process = None
         os.makedirs(home)
 
     def start(self):
         command = [self.binary, "serve", "--state-dir", self.state]
-        command += ["--listen", self.listen, "--admin-listen", "off"]
+        command += ["--listen", self.listen, "--admin-listen", "off", *self.flags]
         if self.relay:
             command += ["--metadata-url", self.relay.url]
         with open(self.log_path, "ab") as log:

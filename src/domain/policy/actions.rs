@@ -81,6 +81,7 @@ actions! {
     ProjectCreate "project:create" "rule:fresh_admin" "make a project";
     ProjectChange "project:change" "rule:fresh_admin" "change, enable or disable a project";
     ProjectRemove "project:remove" "rule:fresh_admin" "remove an empty project";
+    RoleList "role:list" "rule:admin_required or user_id:%(user.id)s" "see what a user is in a project";
     RoleGrant "role:grant" "rule:fresh_admin" "give a user a role in a project";
     RoleRevoke "role:revoke" "rule:fresh_admin" "take a user's role in a project away";
 }

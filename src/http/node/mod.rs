@@ -161,7 +161,7 @@ async fn sign_in(
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let scheme = match &app.metadata_url {
         Some(url) if url.authority().eq_ignore_ascii_case(host) => url.scheme(),
-        _ => "http",
+        _ => app.node_scheme,
     };
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let signed = SignedRequest {

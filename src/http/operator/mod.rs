@@ -3,7 +3,9 @@
 pub mod audit;
 pub mod contents;
 pub mod guard;
+pub mod identity;
 pub mod nodes;
+pub mod openapi;
 mod refusals;
 pub mod tokens;
 

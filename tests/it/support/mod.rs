@@ -4,6 +4,7 @@ pub mod plane;
 pub mod process;
 pub mod rows;
 pub mod socket;
+pub mod tls;
 pub mod wire;
 
 use std::collections::BTreeMap;

@@ -177,7 +177,7 @@ impl Process {
             reader: Some(reader),
         };
         let address = |line: &str| {
-            let url = line.split("http://").nth(1)?;
+            let url = line.split("://").nth(1)?;
             url.split('/').next()?.parse::<SocketAddr>().ok()
         };
         loop {

@@ -27,8 +27,13 @@ pub fn raw(socket: &Path, bytes: &[u8], is_head: bool) -> Reply {
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
+    reply(&answer, is_head)
+}
+
+/// The one answer that these bytes are.
+pub fn reply(answer: &[u8], is_head: bool) -> Reply {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
-    let end = end.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&answer)));
+    let end = end.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(answer)));
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();

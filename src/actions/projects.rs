@@ -1,0 +1,128 @@
+//! Projects made, changed and removed, and what users are in them.
+
+use super::users::{NO_SUCH_USER, not_node_init};
+use super::{App, Failure};
+use crate::domain::identity::{By, Name, Role};
+use crate::store::columns::Id;
+use crate::store::projects::{Change, DEFAULT, Project};
+use crate::store::{Tx, grants, is_unique_violation, meta, operator_tokens, projects, users};
+
+pub const NO_SUCH_PROJECT: Failure = Failure::NotFound("there is no such project");
+const NAME_TAKEN: &str = "this name is taken (names are compared without case)";
+const DEFAULT_STAYS: &str = "the project default always exists, under its name and enabled";
+
+fn taken(error: diesel::result::Error) -> Failure {
+    if is_unique_violation(&error) { Failure::Conflict(NAME_TAKEN.into()) } else { error.into() }
+}
+
+/// # Errors
+/// [`Failure::Conflict`] when the name is taken.
+pub async fn create(
+    app: &App,
+    _by: &By,
+    name: Name,
+    description: Option<String>,
+    enabled: bool,
+) -> Result<Project, Failure> {
+    let id = Id(app.mint.id(app.clock.now()));
+    let new = Project { id, name: name.as_str().to_owned(), description, enabled };
+    app.db
+        .write("create project", move |tx| {
+            projects::insert(tx, &new).map_err(taken)?;
+            Ok(new)
+        })
+        .await
+}
+
+/// Changes what `change` names. A disabling ends every token for the project; enabling revives
+/// none.
+///
+/// # Errors
+/// [`Failure::NotFound`]; [`Failure::Conflict`] for the name, or for `default`.
+pub async fn change(app: &App, _by: &By, id: Id, change: Change) -> Result<Project, Failure> {
+    let epoch = app.epoch();
+    app.db
+        .write("change project", move |tx| {
+            meta::update_auth_epoch(tx, &epoch)?;
+            projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)?;
+            if id == DEFAULT && (change.name.is_some() || change.enabled == Some(false)) {
+                return Err(Failure::Conflict(DEFAULT_STAYS.into()));
+            }
+            if change.enabled == Some(false) {
+                operator_tokens::delete_for_project(tx, id)?;
+            }
+            projects::update(tx, id, &change).map_err(taken)?;
+            projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)
+        })
+        .await
+}
+
+/// Removes a project that no node is in, with the grants and tokens in it.
+///
+/// # Errors
+/// [`Failure::NotFound`]; [`Failure::Conflict`] when there are nodes in it, or for `default`.
+pub async fn remove(app: &App, _by: &By, id: Id) -> Result<(), Failure> {
+    let epoch = app.epoch();
+    app.db
+        .write("remove project", move |tx| {
+            meta::update_auth_epoch(tx, &epoch)?;
+            if id == DEFAULT {
+                return Err(Failure::Conflict(DEFAULT_STAYS.into()));
+            }
+            if projects::delete(tx, id)? > 0 {
+                return Ok(());
+            }
+            projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)?;
+            Err(Failure::Conflict("there are nodes in this project: move or remove them".into()))
+        })
+        .await
+}
+
+/// Gives a user a role in a project; one that the user has already is no error.
+///
+/// # Errors
+/// [`Failure::NotFound`] for either; [`Failure::Conflict`] for node-init.
+pub async fn grant(app: &App, _by: &By, user: Id, project: Id, role: Role) -> Result<(), Failure> {
+    let epoch = app.epoch();
+    app.db
+        .write("grant role", move |tx| {
+            meta::update_auth_epoch(tx, &epoch)?;
+            both(tx, user, project)?;
+            if grants::list_roles(tx.conn, user, project)?.contains(&role) {
+                return Ok(());
+            }
+            Ok(grants::insert(tx, user, project, role)?)
+        })
+        .await
+}
+
+/// Takes a role away, and ends the user's tokens for the project: granting again revives none.
+///
+/// # Errors
+/// [`Failure::NotFound`] for either, or when the user does not have the role.
+pub async fn ungrant(
+    app: &App,
+    _by: &By,
+    user: Id,
+    project: Id,
+    role: Role,
+) -> Result<(), Failure> {
+    let epoch = app.epoch();
+    app.db
+        .write("revoke role", move |tx| {
+            meta::update_auth_epoch(tx, &epoch)?;
+            both(tx, user, project)?;
+            if grants::delete(tx, user, project, role)? == 0 {
+                return Err(Failure::NotFound("the user does not have this role"));
+            }
+            operator_tokens::delete_for_user(tx, user, Some(project))?;
+            Ok(())
+        })
+        .await
+}
+
+fn both(tx: &mut Tx, user: Id, project: Id) -> Result<(), Failure> {
+    projects::find_by_id(tx.conn, project)?.ok_or(NO_SUCH_PROJECT)?;
+    users::find(tx.conn, user)?.ok_or(NO_SUCH_USER)?;
+    not_node_init(user)
+}
