@@ -1,9 +1,13 @@
 //! Users made, changed and removed, and the first admin. Whatever takes something away from a user
 //! ends the user's tokens in the same transaction, for ever.
 
+use serde_json::json;
+
 use super::{App, Failure};
-use crate::domain::identity::{By, Name, Role};
+use crate::domain::audit::Object;
+use crate::domain::identity::{By, Name, Role, id_text};
 use crate::domain::password::Password;
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::users::{Change, NODE_INIT, User};
 use crate::store::{Tx, grants, is_unique_violation, meta, operator_tokens, projects, users};
@@ -49,9 +53,10 @@ impl Wanted {
 /// # Errors
 /// [`Failure::NotFound`] for the project, before anything is written; [`Failure::Conflict`] for
 /// the name.
-pub async fn create(app: &App, _by: &By, new: NewUser) -> Result<User, Failure> {
+pub async fn create(app: &App, by: &By, new: NewUser) -> Result<User, Failure> {
     let id = Id(app.mint.id(app.clock.now()));
     let hash = hash(app, new.password).await?;
+    let auditor = app.auditor(by);
     app.db
         .write("create user", move |tx| {
             let default_project = new.project.map(|wanted| wanted.find(tx)).transpose()?;
@@ -66,6 +71,12 @@ pub async fn create(app: &App, _by: &By, new: NewUser) -> Result<User, Failure> 
             if let Some(project) = default_project {
                 grants::insert(tx, id, project, DEFAULT_ROLE)?;
             }
+            let detail = json!({
+                "enabled": user.enabled,
+                "default_project": default_project.map(|project| id_text(project.0)),
+                "role": default_project.map(|_| DEFAULT_ROLE),
+            });
+            auditor.note(tx, Action::UserCreate, &Object::User(id.0), &detail)?;
             Ok(user)
         })
         .await
@@ -95,18 +106,21 @@ pub struct UserChange {
 ///
 /// # Errors
 /// [`Failure::NotFound`] for the user or the project, [`Failure::Conflict`] for the name.
-pub async fn change(app: &App, _by: &By, id: Id, change: UserChange) -> Result<User, Failure> {
+pub async fn change(app: &App, by: &By, id: Id, change: UserChange) -> Result<User, Failure> {
     let password_hash = hash(app, change.password).await?;
-    let epoch = app.epoch();
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("change user", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
-            users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
+            let before = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
             not_node_init(id)?;
             let default_project = change.project.map(|wanted| wanted.find(tx)).transpose()?;
-            if change.enabled == Some(false) || password_hash.is_some() {
-                operator_tokens::delete_for_user(tx, id, None)?;
-            }
+            let password = password_hash.is_some();
+            let ended = if change.enabled == Some(false) || password {
+                operator_tokens::delete_for_user(tx, id, None)?
+            } else {
+                0
+            };
             let change = Change {
                 name: change.name,
                 email: change.email,
@@ -115,24 +129,44 @@ pub async fn change(app: &App, _by: &By, id: Id, change: UserChange) -> Result<U
                 password_hash,
             };
             users::update(tx, id, &change).map_err(taken)?;
-            users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)
+            let user = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
+            let fields = differing(&[
+                ("name", user.name != before.name),
+                ("email", user.email != before.email),
+                ("enabled", user.enabled != before.enabled),
+                ("default_project", user.default_project != before.default_project),
+                ("password", password),
+            ]);
+            if !fields.is_empty() || ended > 0 {
+                let only_password = fields == ["password"];
+                let verb = if only_password { Action::UserPassword } else { Action::UserChange };
+                let detail =
+                    json!({"fields": fields, "enabled": user.enabled, "tokens_ended": ended});
+                auditor.note(tx, verb, &Object::User(id.0), &detail)?;
+            }
+            Ok(user)
         })
         .await
+}
+
+/// The names of the fields that differ.
+pub(super) fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
+    fields.iter().filter_map(|(name, differs)| differs.then_some(*name)).collect()
 }
 
 /// Removes a user with its grants and tokens.
 ///
 /// # Errors
 /// [`Failure::NotFound`], or [`Failure::Conflict`] for node-init.
-pub async fn remove(app: &App, _by: &By, id: Id) -> Result<(), Failure> {
-    let epoch = app.epoch();
+pub async fn remove(app: &App, by: &By, id: Id) -> Result<(), Failure> {
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("remove user", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
             not_node_init(id)?;
             match users::delete(tx, id)? {
                 0 => Err(NO_SUCH_USER),
-                _ => Ok(()),
+                _ => Ok(auditor.note(tx, Action::UserRemove, &Object::User(id.0), &json!({}))?),
             }
         })
         .await
@@ -149,13 +183,13 @@ pub(super) fn not_node_init(id: Id) -> Result<(), Failure> {
 /// [`Failure::Conflict`] for node-init.
 pub async fn bootstrap(
     app: &App,
-    _by: &By,
+    by: &By,
     name: Name,
     password: Password,
 ) -> Result<(User, bool), Failure> {
     let new_id = Id(app.mint.id(app.clock.now()));
     let password_hash = app.hash(password).await?;
-    let epoch = app.epoch();
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("bootstrap", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
@@ -163,6 +197,7 @@ pub async fn bootstrap(
             let created = found.is_none();
             let id = found.map_or(new_id, |user| user.id);
             not_node_init(id)?;
+            let mut ended = 0;
             if created {
                 let user = User {
                     id,
@@ -180,13 +215,16 @@ pub async fn bootstrap(
                     ..Change::default()
                 };
                 users::update(tx, id, &change)?;
-                operator_tokens::delete_for_user(tx, id, None)?;
+                ended = operator_tokens::delete_for_user(tx, id, None)?;
             }
             let roles = grants::list_roles(tx.conn, id, projects::DEFAULT)?;
             if !roles.contains(&Role::Admin) {
                 grants::insert(tx, id, projects::DEFAULT, Role::Admin)?;
             }
-            Ok((users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?, created))
+            let user = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
+            let detail = json!({"created": created, "tokens_ended": ended});
+            auditor.note(tx, Action::Bootstrap, &Object::User(id.0), &detail)?;
+            Ok((user, created))
         })
         .await
 }
