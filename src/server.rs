@@ -135,12 +135,12 @@ impl Server {
         let socket = settings.state_dir.join("admin.sock");
         let socket_listener = bind_socket(&socket)?;
 
-        let nobody = Nobody::new(&keys.sealer, &mint);
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
         let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
             StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
         })?;
+        let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),

@@ -20,6 +20,8 @@ use crate::store::projects::Project;
 use crate::store::users::User;
 use crate::store::{DbConnection, DbError, Tx, grants, meta, projects, users};
 
+pub const NO_SUCH_TOKEN: Failure = Failure::NotFound("there is no such token");
+
 /// How long a token lives.
 const LIFE: SignedDuration = SignedDuration::from_hours(1);
 
@@ -259,12 +261,9 @@ pub async fn revoke(app: &App, by: &By, hash: Hash) -> Result<(), Failure> {
     app.db
         .write("revoke operator token", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
-            let known = operator_tokens::find(tx.conn, &hash)?;
-            if operator_tokens::delete(tx, &hash)? == 0 {
-                return Err(Failure::NotFound("there is no such token"));
-            }
-            let object = known.map(|known| Object::Token(known.identity.audit_id));
-            let object = object.unwrap_or(Object::None);
+            let audit_id = operator_tokens::find_audit_id(tx.conn, &hash)?.ok_or(NO_SUCH_TOKEN)?;
+            operator_tokens::delete(tx, &hash)?;
+            let object = Object::Token(audit_id);
             Ok(auditor.note(tx, Action::TokenRevokeOperator, &object, &json!({}))?)
         })
         .await

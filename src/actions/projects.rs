@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::users::{NO_SUCH_USER, differing, not_node_init};
+use super::users::{NO_SUCH_USER, not_node_init};
 use super::{App, Failure};
 use crate::domain::audit::Object;
 use crate::domain::identity::{By, Name, Role};
@@ -29,8 +29,8 @@ pub async fn create(
     enabled: bool,
 ) -> Result<Project, Failure> {
     let id = Id(app.mint.id(app.clock.now()));
-    let new = Project { id, name: name.as_str().to_owned(), description, enabled };
     let auditor = app.auditor(by);
+    let new = Project { id, name: name.as_str().to_owned(), description, enabled };
     app.db
         .write("create project", move |tx| {
             projects::insert(tx, &new).map_err(taken)?;
@@ -55,21 +55,19 @@ pub async fn change(app: &App, by: &By, id: Id, change: Change) -> Result<Projec
             if id == DEFAULT && (change.name.is_some() || change.enabled == Some(false)) {
                 return Err(Failure::Conflict(DEFAULT_STAYS.into()));
             }
-            let ended = if change.enabled == Some(false) {
-                operator_tokens::delete_for_project(tx, id)?
-            } else {
-                0
-            };
+            let mut ended = 0;
+            if change.enabled == Some(false) {
+                ended = operator_tokens::delete_for_project(tx, id)?;
+            }
             projects::update(tx, id, &change).map_err(taken)?;
+            let detail = json!({
+                "name": change.name.is_some(),
+                "description": change.description.is_some(),
+                "enabled": change.enabled,
+                "tokens_ended": ended,
+            });
             let project = projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)?;
-            let fields = differing(&[
-                ("name", project.name != before.name),
-                ("description", project.description != before.description),
-                ("enabled", project.enabled != before.enabled),
-            ]);
-            if !fields.is_empty() || ended > 0 {
-                let detail =
-                    json!({"fields": fields, "enabled": project.enabled, "tokens_ended": ended});
+            if project != before || ended > 0 {
                 auditor.note(tx, Action::ProjectChange, &Object::Project(id.0), &detail)?;
             }
             Ok(project)

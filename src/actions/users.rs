@@ -71,11 +71,8 @@ pub async fn create(app: &App, by: &By, new: NewUser) -> Result<User, Failure> {
             if let Some(project) = default_project {
                 grants::insert(tx, id, project, DEFAULT_ROLE)?;
             }
-            let detail = json!({
-                "enabled": user.enabled,
-                "default_project": default_project.map(|project| id_text(project.0)),
-                "role": default_project.map(|_| DEFAULT_ROLE),
-            });
+            let granted = default_project.map(|_| DEFAULT_ROLE);
+            let detail = json!({"enabled": user.enabled, "role": granted});
             auditor.note(tx, Action::UserCreate, &Object::User(id.0), &detail)?;
             Ok(user)
         })
@@ -106,21 +103,35 @@ pub struct UserChange {
 ///
 /// # Errors
 /// [`Failure::NotFound`] for the user or the project, [`Failure::Conflict`] for the name.
-pub async fn change(app: &App, by: &By, id: Id, change: UserChange) -> Result<User, Failure> {
+pub async fn change(
+    app: &App,
+    by: &By,
+    verb: Action,
+    id: Id,
+    change: UserChange,
+) -> Result<User, Failure> {
+    let auditor = app.auditor(by);
     let password_hash = hash(app, change.password).await?;
-    let (epoch, auditor) = (app.epoch(), app.auditor(by));
+    let epoch = app.epoch();
     app.db
         .write("change user", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
             let before = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
             not_node_init(id)?;
             let default_project = change.project.map(|wanted| wanted.find(tx)).transpose()?;
+            let mut ended = 0;
+            if change.enabled == Some(false) || password_hash.is_some() {
+                ended = operator_tokens::delete_for_user(tx, id, None)?;
+            }
             let password = password_hash.is_some();
-            let ended = if change.enabled == Some(false) || password {
-                operator_tokens::delete_for_user(tx, id, None)?
-            } else {
-                0
-            };
+            let detail = json!({
+                "name": change.name.is_some(),
+                "email": change.email.is_some(),
+                "password": password,
+                "enabled": change.enabled,
+                "project": default_project.map(|id| id_text(id.0)),
+                "tokens_ended": ended,
+            });
             let change = Change {
                 name: change.name,
                 email: change.email,
@@ -130,28 +141,12 @@ pub async fn change(app: &App, by: &By, id: Id, change: UserChange) -> Result<Us
             };
             users::update(tx, id, &change).map_err(taken)?;
             let user = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
-            let fields = differing(&[
-                ("name", user.name != before.name),
-                ("email", user.email != before.email),
-                ("enabled", user.enabled != before.enabled),
-                ("default_project", user.default_project != before.default_project),
-                ("password", password),
-            ]);
-            if !fields.is_empty() || ended > 0 {
-                let only_password = fields == ["password"];
-                let verb = if only_password { Action::UserPassword } else { Action::UserChange };
-                let detail =
-                    json!({"fields": fields, "enabled": user.enabled, "tokens_ended": ended});
+            if user != before || password || ended > 0 {
                 auditor.note(tx, verb, &Object::User(id.0), &detail)?;
             }
             Ok(user)
         })
         .await
-}
-
-/// The names of the fields that differ.
-pub(super) fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
-    fields.iter().filter_map(|(name, differs)| differs.then_some(*name)).collect()
 }
 
 /// Removes a user with its grants and tokens.
@@ -164,10 +159,10 @@ pub async fn remove(app: &App, by: &By, id: Id) -> Result<(), Failure> {
         .write("remove user", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
             not_node_init(id)?;
-            match users::delete(tx, id)? {
-                0 => Err(NO_SUCH_USER),
-                _ => Ok(auditor.note(tx, Action::UserRemove, &Object::User(id.0), &json!({}))?),
+            if users::delete(tx, id)? == 0 {
+                return Err(NO_SUCH_USER);
             }
+            Ok(auditor.note(tx, Action::UserRemove, &Object::User(id.0), &json!({}))?)
         })
         .await
 }
@@ -197,7 +192,6 @@ pub async fn bootstrap(
             let created = found.is_none();
             let id = found.map_or(new_id, |user| user.id);
             not_node_init(id)?;
-            let mut ended = 0;
             if created {
                 let user = User {
                     id,
@@ -215,16 +209,15 @@ pub async fn bootstrap(
                     ..Change::default()
                 };
                 users::update(tx, id, &change)?;
-                ended = operator_tokens::delete_for_user(tx, id, None)?;
+                operator_tokens::delete_for_user(tx, id, None)?;
             }
             let roles = grants::list_roles(tx.conn, id, projects::DEFAULT)?;
             if !roles.contains(&Role::Admin) {
                 grants::insert(tx, id, projects::DEFAULT, Role::Admin)?;
             }
-            let user = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
-            let detail = json!({"created": created, "tokens_ended": ended});
+            let detail = json!({"created": created});
             auditor.note(tx, Action::Bootstrap, &Object::User(id.0), &detail)?;
-            Ok((user, created))
+            Ok((users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?, created))
         })
         .await
 }

@@ -6,6 +6,8 @@ mod architecture;
 mod audit;
 mod bench;
 mod cli;
+mod cli_identity;
+mod client;
 mod content;
 mod coverage;
 mod cull;

@@ -22,6 +22,9 @@ fn operation<'p>(page: &'p Value, method: &str, route: &str) -> &'p Value {
     found
 }
 
+const NODES: &str = "/v1/{project}/nodes";
+const NODE: &str = "/v1/{project}/nodes/{system_id}";
+
 /// A schema of the page that stands alone, its definitions with it.
 fn validator(page: &Value, schema: &Value) -> jsonschema::Validator {
     let mut whole =
@@ -64,23 +67,27 @@ fn its_operations_are_the_routes_of_v1_with_their_actions() {
     assert_eq!(shown, routes);
 }
 
+/// Every `$ref` in a value.
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                match (name.as_str(), value) {
+                    ("$ref", Value::String(to)) => drop(found.insert(to.clone())),
+                    _ => references(value, found),
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
 #[test]
 fn it_stands_by_itself_and_every_reference_leads_somewhere() {
     let server = TestServer::start();
     let page = page(&server);
     assert_eq!(page["openapi"], "3.1.0");
-    fn references(value: &Value, found: &mut BTreeSet<String>) {
-        match value {
-            Value::Object(map) => {
-                map.iter().for_each(|(name, value)| match (name.as_str(), value) {
-                    ("$ref", Value::String(to)) => drop(found.insert(to.clone())),
-                    _ => references(value, found),
-                })
-            }
-            Value::Array(list) => list.iter().for_each(|value| references(value, found)),
-            _ => {}
-        }
-    }
     let mut found = BTreeSet::new();
     references(&page, &mut found);
     assert!(found.len() > 5);
@@ -147,8 +154,6 @@ fn what_is_answered_has_the_shape_it_shows() {
     let server = TestServer::start();
     server.node("n1");
     let page = page(&server);
-    const NODES: &str = "/v1/{project}/nodes";
-    const NODE: &str = "/v1/{project}/nodes/{system_id}";
     let json = "application/json";
     let below = |path: &str| format!("{NODE}{path}");
     let cases: Vec<(&str, String, &str, &str)> = vec![
