@@ -68,6 +68,12 @@ settings! {
         "secret-key-file" "FILE" = "<state-dir>/secret.key":
             "32 bytes that seal the tokens' secrets; replicas share it; without it no token can be read";
     }
+    "identity" {
+        "policy-file" "FILE" = "none":
+            "YAML of rules that replace the compiled-in ones by name; read again when it changes, and a broken one changes nothing";
+        "service-token-window" "DURATION" = "48h":
+            "How long past its end a user's token is good beside a service's own; 0s turns that off";
+    }
     "retention" {
         "keep-ended-tokens" "DURATION" = "30d":
             "How long an ended token stays on record before it is swept";
@@ -308,6 +314,8 @@ pub struct Settings {
     pub absent_items: AbsentItems,
     pub plaintext_replay: PlaintextReplay,
     pub secret_key_file: PathBuf,
+    pub policy_file: Option<PathBuf>,
+    pub service_token_window: Duration,
     pub keep_ended_tokens: Duration,
     /// `None`: for ever.
     pub keep_audit: Option<Duration>,
@@ -400,6 +408,12 @@ impl Settings {
             secret_key_file: given
                 .parse("secret-key-file", |t| Ok(PathBuf::from(t)))
                 .unwrap_or_else(|| state_dir.join("secret.key")),
+            policy_file: given.parse("policy-file", |t| Ok(PathBuf::from(t))),
+            service_token_window: given
+                .parse("service-token-window", |t| {
+                    if t == "0" { Ok(Duration::ZERO) } else { parse_duration(t) }
+                })
+                .unwrap_or(Duration::from_hours(48)),
             keep_ended_tokens: given
                 .parse("keep-ended-tokens", parse_duration)
                 .unwrap_or(Duration::from_hours(30 * 24)),
@@ -470,6 +484,11 @@ impl Settings {
                     PlaintextReplay::Refuse => "refuse".into(),
                 },
                 "secret-key-file" => self.secret_key_file.display().to_string(),
+                "policy-file" => match &self.policy_file {
+                    None => "none".into(),
+                    Some(path) => path.display().to_string(),
+                },
+                "service-token-window" => format!("{}s", self.service_token_window.as_secs()),
                 "keep-ended-tokens" => format!("{}s", self.keep_ended_tokens.as_secs()),
                 "keep-audit" => match self.keep_audit {
                     None => "forever".into(),
@@ -593,7 +612,7 @@ mod tests {
             problems,
             [
                 "c.yaml:3: unknown setting \"server.port\"",
-                "c.yaml:4: unknown section \"servr\": there are server, tls, node, secrets, retention, limits",
+                "c.yaml:4: unknown section \"servr\": there are server, tls, node, secrets, identity, retention, limits",
                 "NODEINIT_NODE_RATE: a whole number from 1 to 1000000",
                 "c.yaml:7: limits.page: a whole number from 1 to 100000",
                 "c.yaml:2: server.listen: an address is IP:PORT, such as 127.0.0.1:5240 or [::1]:5240",

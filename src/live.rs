@@ -1,6 +1,8 @@
-//! Memory in front of the store: spent nonces, what reads taught, and how fast each node asks.
+//! Memory in front of the store: spent nonces, what reads taught, how fast each node asks, and the
+//! rules in force.
 
 pub mod identities;
+pub mod policy;
 pub mod strangers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

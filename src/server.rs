@@ -26,9 +26,9 @@ use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
 use crate::domain::password::Password;
-use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
+use crate::live::policy::{BadFile, PolicySource, Watch};
 use crate::live::strangers::Strangers;
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
@@ -75,6 +75,8 @@ pub enum StartError {
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
     #[error(transparent)]
+    Policy(#[from] BadFile),
+    #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error("cannot serve")]
     Serve(#[source] std::io::Error),
@@ -96,6 +98,7 @@ pub struct Server {
     draining: Arc<AtomicBool>,
     handles: Vec<ServerHandle>,
     tasks: Vec<JoinHandle<()>>,
+    policy: Option<Watch>,
     nonces: PathBuf,
     /// Held until the process ends.
     locks: Vec<Option<File>>,
@@ -107,6 +110,8 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
+        let policy = PolicySource::open(settings.policy_file.clone(), clock.clone())?;
+        let policy = Arc::new(policy);
         let tls = tls::Listeners::open(&settings)?;
         maintenance::make_state_dir(&settings)?;
         let locks = vec![
@@ -148,8 +153,9 @@ impl Server {
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
             nobodys_password,
             hashing: Semaphore::new(cores),
-            policy: compiled_in(),
-            service_token_window: SignedDuration::from_hours(48),
+            policy: policy.clone(),
+            service_token_window: SignedDuration::try_from(settings.service_token_window)
+                .unwrap_or(SignedDuration::MAX),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
             refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
             limits: settings.limits.clone(),
@@ -181,6 +187,7 @@ impl Server {
             draining,
             handles: Vec::new(),
             tasks: Vec::new(),
+            policy: Watch::spawn(&policy).map_err(StartError::Serve)?,
             nonces: nonces_file,
             locks,
         };
@@ -284,9 +291,12 @@ impl Server {
         }));
     }
 
-    /// Reads anew what can be replaced under a running server: the certificates.
+    /// Reads anew what can be replaced under a running server: the certificates and the policy.
     pub fn reload(&self) {
         self.tls.reload();
+        if let Some(policy) = &self.policy {
+            policy.look();
+        }
     }
 
     /// What the admin listener speaks: `http` or `https`.

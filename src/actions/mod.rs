@@ -25,9 +25,9 @@ use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
 use crate::domain::password::Password;
-use crate::domain::policy::Rules;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
+use crate::live::policy::PolicySource;
 use crate::live::strangers::Strangers;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
@@ -61,7 +61,7 @@ pub struct App {
     /// Passwords hashed at once: each takes 19 MiB and a core.
     pub hashing: Semaphore,
     /// Who may do what.
-    pub policy: Rules,
+    pub policy: Arc<PolicySource>,
     /// How long past its end a token is good beside a service's.
     pub service_token_window: SignedDuration,
     /// How fast each source address is refused.

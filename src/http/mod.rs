@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{audit, contents, identity, nodes, tokens};
+    use operator::{audit, contents, identity, nodes, policy, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -121,6 +121,8 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
         ("/v1/audit", vec![get(Action::AuditList, audit::list)]),
         ("/v1/audit/verify", vec![get(Action::AuditVerify, audit::verify)]),
         ("/v1/tokens/cull", vec![post(Action::TokenCull, Takes::Json, tokens::cull)]),
+        ("/v1/policy", vec![get(Action::PolicyShow, policy::show)]),
+        ("/v1/policy/explain", vec![post(Action::PolicyShow, Takes::Json, policy::explain)]),
     ]
     .into_iter()
     .chain(identity_routes())

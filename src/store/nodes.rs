@@ -134,6 +134,18 @@ pub fn find_policy(
     Ok(Some((hostname, Labels::parse(json(&labels)?).map_err(broken)?)))
 }
 
+/// The same, and the project it is in, wherever that is.
+pub fn find_place(
+    conn: &mut DbConnection,
+    system_id: &str,
+) -> QueryResult<Option<(Id, String, Labels)>> {
+    let project: Option<Id> =
+        nodes::table.find(system_id).select(nodes::project_id).first(conn).optional()?;
+    let Some(project) = project else { return Ok(None) };
+    let found = find_policy(conn, project, system_id)?;
+    Ok(found.map(|(hostname, labels)| (project, hostname, labels)))
+}
+
 /// Whether any project has a node of this system id.
 pub fn exists(conn: &mut DbConnection, system_id: &str) -> QueryResult<bool> {
     let count: i64 =

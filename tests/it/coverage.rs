@@ -56,6 +56,8 @@ const CASES: &[Case] = &[
     case("POST", "/v1/tokens/cull", r#"{"unused_for": "1d"}"#, 200),
     case("GET", "/v1/audit", "", 200),
     case("GET", "/v1/audit/verify", "", 200),
+    case("GET", "/v1/policy", "", 200),
+    case("POST", "/v1/policy/explain", r#"{"action": "node:list", "user": "node-init"}"#, 200),
     case("DELETE", TOKEN, "", 204),
     case("DELETE", NODE, "", 204),
 ];

@@ -804,6 +804,10 @@ fn a_secret_leaves_by_get_and_by_preseed_and_no_other_way() {
                 ("POST", "/v1/tokens/cull") => {
                     ("application/json", json!({"idle_for": "0s", "dry_run": true}).to_string())
                 }
+                ("POST", "/v1/policy/explain") => {
+                    let question = json!({"action": "token:get", "user": "node-init", "node": id});
+                    ("application/json", question.to_string())
+                }
                 ("POST", path) if path.ends_with("/preseed") => {
                     ("application/json", json!({"format": "curl"}).to_string())
                 }

@@ -1,6 +1,9 @@
 //! Every action of the service: its stable name, the rule compiled in, and what it is.
 
-use super::Rules;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{LoadError, Names, Place, Problem, Rules};
 
 /// The rules that actions are written with.
 const HELPERS: [(&str, &str); 7] = [
@@ -122,6 +125,53 @@ pub fn compiled_in() -> Rules {
     let actions = Action::ALL.iter().map(|action| (action.name(), action.default_rule()));
     let table: Vec<_> = HELPERS.into_iter().chain(actions).collect();
     Rules::defaults(&table).expect("the compiled-in rules are sound: a test loads them")
+}
+
+/// The rules of a policy file over those that are compiled in: what a server runs by.
+///
+/// # Errors
+/// Every reason why the file is refused.
+pub fn from_file(bytes: &[u8]) -> Result<Rules, LoadError> {
+    match std::str::from_utf8(bytes) {
+        Ok(yaml) => Rules::load(yaml, &compiled_in(), Names::Known(&Action::names())),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let last = before.rsplit('\n').next().unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let place = Some(Place { line, column: last.chars().count() + 1 });
+            Err(LoadError::new(vec![Problem { place, rule: None, message: "not UTF-8".into() }]))
+        }
+    }
+}
+
+/// An action and the rule that answers for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Listed {
+    pub action: &'static str,
+    pub rule: String,
+    /// The rule that is compiled in.
+    pub default: String,
+    /// Whether a file has a rule for it.
+    pub overridden: bool,
+    pub help: &'static str,
+}
+
+/// Every action, by name.
+#[must_use]
+pub fn list(rules: &Rules) -> Vec<Listed> {
+    let defaults = compiled_in();
+    let mut listed: Vec<Listed> = Action::ALL
+        .iter()
+        .map(|action| Listed {
+            action: action.name(),
+            rule: rules.spelling(action.name()).unwrap_or_default(),
+            default: defaults.spelling(action.name()).unwrap_or_default(),
+            overridden: rules.overridden().contains(action.name()),
+            help: action.help(),
+        })
+        .collect();
+    listed.sort_unstable_by_key(|listed| listed.action);
+    listed
 }
 
 #[cfg(test)]

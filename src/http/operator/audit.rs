@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -55,30 +56,32 @@ pub async fn list(
     Ok(HttpResponse::Ok().json(page))
 }
 
-/// One row; `mac` chains it to the one before.
-#[derive(Serialize, schemars::JsonSchema)]
-pub struct Row {
+/// One row of the chain.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AuditRow")]
+pub(super) struct Shown {
     seq: i64,
     at: Timestamp,
     actor: String,
+    /// The action, as policy names it.
     verb: String,
     object: String,
+    /// `done` or `refused`.
     outcome: String,
     detail: Value,
     request_id: String,
+    /// In hexadecimal digits.
     mac: String,
 }
 
-fn shown(row: store::Row) -> Row {
-    let store::Row { seq, entry, mac } = row;
-    Row {
+fn shown(store::Row { seq, entry, mac }: store::Row) -> Shown {
+    Shown {
         seq,
         at: entry.at,
         actor: entry.actor,
         verb: entry.verb,
         object: entry.object,
         outcome: entry.outcome,
-        // Somebody may have made it something else.
         detail: serde_json::from_str(&entry.detail).unwrap_or_else(|_| entry.detail.into()),
         request_id: entry.request_id,
         mac: hex(&mac),

@@ -6,7 +6,9 @@ pub mod guard;
 pub mod identity;
 pub mod nodes;
 pub mod openapi;
+pub mod policy;
 mod refusals;
+pub mod target;
 pub mod tokens;
 
 use actix_web::web;

@@ -10,13 +10,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::guard::{Operation, Takes};
-use super::{Page, audit, contents, tokens};
+use super::{Page, audit, contents, policy, tokens};
 use crate::actions::Problem;
-use crate::actions::audit::Verified;
 use crate::actions::contents::Stored;
 use crate::actions::nodes::Imported;
 use crate::domain::credentials::TokenSummary;
 use crate::domain::cull::Culled;
+use crate::domain::identity::Role;
 use crate::domain::node::Node;
 use crate::domain::preseed::Format;
 
@@ -159,6 +159,25 @@ struct BootstrapRequest {
     password: String,
 }
 
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "read by the derive alone")]
+struct ExplainRequest {
+    /// An action, or a rule that actions are written with.
+    action: String,
+    /// By name or id, as the project and the targets are.
+    user: String,
+    /// The user's own, where it is left out.
+    project: Option<String>,
+    /// Instead of those that the user has.
+    roles: Option<Vec<Role>>,
+    /// The system id of the node acted on.
+    node: Option<String>,
+    /// The user acted on, or whose token is.
+    target_user: Option<String>,
+    /// The project that is itself acted on.
+    target_project: Option<String>,
+}
+
 /// What a refusal says (RFC 9457).
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "read by the derive alone")]
@@ -173,6 +192,7 @@ struct Refusal {
 /// What an operation takes and answers; `None` for one that nobody has written down.
 fn doc(method: &str, path: &str) -> Option<Doc> {
     let answers = |status, content| vec![(status, content)];
+    let answered = |content| Doc { answers: answers(200, vec![content]), ..Doc::default() };
     let gone = || Doc { answers: vec![(204, Vec::new())], ..Doc::default() };
     let listed =
         |content| Doc { query: &PAGING, answers: vec![(200, vec![content])], ..Doc::default() };
@@ -249,10 +269,7 @@ fn doc(method: &str, path: &str) -> Option<Doc> {
             answers: answers(200, vec![Content::json::<Culled>()]),
             ..Doc::default()
         },
-        ("GET", "/v1/whoami") => Doc {
-            answers: answers(200, vec![Content::json::<super::identity::tokens::Whoami>()]),
-            ..Doc::default()
-        },
+        ("GET", "/v1/whoami") => answered(Content::json::<super::identity::tokens::Whoami>()),
         ("POST", "/v1/bootstrap") => Doc {
             body: vec![Content::json::<BootstrapRequest>()],
             answers: vec![
@@ -261,32 +278,27 @@ fn doc(method: &str, path: &str) -> Option<Doc> {
             ],
             ..Doc::default()
         },
-        ("GET", "/v1/openapi.json") => {
-            Doc { answers: answers(200, vec![Content::json::<Value>()]), ..Doc::default() }
-        }
-        _ => return audit_doc(method, path),
-    })
-}
-
-fn audit_doc(method: &str, path: &str) -> Option<Doc> {
-    let answered =
-        |query, content| Doc { query, answers: vec![(200, vec![content])], ..Doc::default() };
-    Some(match (method, path) {
-        ("GET", "/v1/audit") => answered(
-            &[
+        ("GET", "/v1/audit") => Doc {
+            query: &[
                 PAGING[0],
                 PAGING[1],
-                ("actor", "words of the actor, in their order"),
-                ("verb", "an action's name"),
+                ("actor", "a word of the actor's description"),
+                ("verb", "an action"),
                 ("object", "such as node/SYSTEM_ID"),
-                ("since", "an instant, or how long ago"),
+                ("since", "an instant, or an age such as 24h"),
             ],
-            Content::json::<Page<audit::Row>>(),
-        ),
-        ("GET", "/v1/audit/verify") => answered(
-            &[("head", "COUNT:MAC as noted earlier: what was cut since is missed")],
-            Content::json::<Verified>(),
-        ),
+            ..answered(Content::json::<Page<audit::Shown>>())
+        },
+        ("GET", "/v1/audit/verify") => Doc {
+            query: &[("head", "COUNT:MAC, as it was seen earlier")],
+            ..answered(Content::json::<crate::actions::audit::Verified>())
+        },
+        ("GET", "/v1/policy") => answered(Content::json::<policy::Shown>()),
+        ("POST", "/v1/policy/explain") => Doc {
+            body: vec![Content::json::<ExplainRequest>()],
+            ..answered(Content::json::<policy::Explained>())
+        },
+        ("GET", "/v1/openapi.json") => answered(Content::json::<Value>()),
         _ => return None,
     })
 }
