@@ -238,6 +238,43 @@ impl Given {
         self.values.get(name).map(|(value, _)| value.as_str())
     }
 
+    fn limits(&mut self) -> Limits {
+        let defaults = Limits::default();
+        Limits {
+            header_bytes: self
+                .parse("header-bytes", |t| size(t, 1 << 10, 64 << 10))
+                .unwrap_or(defaults.header_bytes),
+            content_bytes: self
+                .parse("content-bytes", |t| size(t, 0, 512 << 20))
+                .unwrap_or(defaults.content_bytes),
+            json_bytes: self
+                .parse("json-bytes", |t| size(t, 1 << 10, 64 << 20))
+                .unwrap_or(defaults.json_bytes),
+            json_depth: self
+                .parse("json-depth", |t| number(t, 2, 100))
+                .unwrap_or(defaults.json_depth),
+            header_time: self
+                .parse("header-time", |t| duration(t, 1, 60))
+                .unwrap_or(defaults.header_time),
+            connections: self
+                .parse("connections", |t| number(t, 1, 1_000_000))
+                .unwrap_or(defaults.connections),
+            node_rate: self
+                .parse("node-rate", |t| number(t, 1, 1_000_000))
+                .unwrap_or(defaults.node_rate),
+            node_burst: self
+                .parse("node-burst", |t| number(t, 1, 1_000_000))
+                .unwrap_or(defaults.node_burst),
+            refused_rate: self
+                .parse("refused-rate", |t| number(t, 1, 1_000_000))
+                .unwrap_or(defaults.refused_rate),
+            refused_burst: self
+                .parse("refused-burst", |t| number(t, 1, 1_000_000))
+                .unwrap_or(defaults.refused_burst),
+            page: self.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
+        }
+    }
+
     /// A certificate and its key: both or none.
     fn tls_files(&mut self, cert: &'static str, key: &'static str) -> Option<TlsFiles> {
         let mut path = |name| {
@@ -338,44 +375,11 @@ impl Settings {
         mut given: Given,
         state_directory: Option<String>,
     ) -> Result<Settings, BadSettings> {
-        let defaults = Limits::default();
         let state_dir = state_dir(&given, state_directory);
         let database_url = given
             .parse("database-url", DatabaseUrl::parse)
             .unwrap_or_else(|| DatabaseUrl::Sqlite(state_dir.join("nodeinit.db")));
-        let limits = Limits {
-            header_bytes: given
-                .parse("header-bytes", |t| size(t, 1 << 10, 64 << 10))
-                .unwrap_or(defaults.header_bytes),
-            content_bytes: given
-                .parse("content-bytes", |t| size(t, 0, 512 << 20))
-                .unwrap_or(defaults.content_bytes),
-            json_bytes: given
-                .parse("json-bytes", |t| size(t, 1 << 10, 64 << 20))
-                .unwrap_or(defaults.json_bytes),
-            json_depth: given
-                .parse("json-depth", |t| number(t, 2, 100))
-                .unwrap_or(defaults.json_depth),
-            header_time: given
-                .parse("header-time", |t| duration(t, 1, 60))
-                .unwrap_or(defaults.header_time),
-            connections: given
-                .parse("connections", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.connections),
-            node_rate: given
-                .parse("node-rate", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.node_rate),
-            node_burst: given
-                .parse("node-burst", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.node_burst),
-            refused_rate: given
-                .parse("refused-rate", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.refused_rate),
-            refused_burst: given
-                .parse("refused-burst", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.refused_burst),
-            page: given.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
-        };
+        let limits = given.limits();
         let settings = Settings {
             listen: given.parse("listen", address).unwrap_or(loopback(5240)),
             admin_listen: given
