@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::actions::reports::Reports;
 use crate::actions::{self, App, Nobody};
 use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
@@ -149,6 +150,10 @@ impl Server {
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
+            reports: Reports::new(
+                settings.limits.report_bytes,
+                settings.limits.report_files * settings.limits.report_file_bytes,
+            ),
             identities: Arc::default(),
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
             nobodys_password,
@@ -196,7 +201,7 @@ impl Server {
         if let Some(socket) = admin_socket {
             server.serve_operators(shared, listen(socket)?)?;
         }
-        server.housekeep(settings.keep_ended_tokens, settings.keep_audit);
+        server.housekeep(&settings);
         Ok(server)
     }
 
@@ -260,7 +265,10 @@ impl Server {
         }));
     }
 
-    fn housekeep(&mut self, keep_ended_tokens: Duration, keep_audit: Option<Duration>) {
+    fn housekeep(&mut self, settings: &Settings) {
+        let keep_ended_tokens = settings.keep_ended_tokens;
+        let (keep_audit, keep_events) = (settings.keep_audit, settings.keep_events);
+        self.tasks.push(tokio::spawn(actions::reports::run(self.app.clone())));
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);
@@ -280,6 +288,11 @@ impl Server {
                 match actions::cull::sweep(&app, keep_ended_tokens).await {
                     Ok(0) => {}
                     Ok(tokens) => tracing::info!(tokens, "swept"),
+                    Err(error) => tracing::warn!(%error, "the sweep will try again"),
+                }
+                match actions::reports::sweep(&app, keep_events).await {
+                    Ok(0) => {}
+                    Ok(events) => tracing::info!(events, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
                 }
                 if let Some(keep) = keep_audit

@@ -8,6 +8,7 @@ pub mod logins;
 pub mod nodes;
 pub mod operators;
 pub mod projects;
+pub mod reports;
 pub mod tokens;
 pub mod users;
 
@@ -50,6 +51,8 @@ pub struct App {
     pub nobody: Nobody,
     pub nonces: Nonces,
     pub learnt: Learnt,
+    /// Events on their way to the disk.
+    pub reports: reports::Reports,
     /// How fast each node asks.
     pub pace: Pace,
     /// What is known of operators' tokens.

@@ -5,6 +5,7 @@ mod audit;
 mod auth;
 mod bench;
 mod contents;
+mod events;
 mod identity;
 mod nodes;
 mod output;
@@ -105,6 +106,9 @@ enum Command {
     VendorData(contents::Content),
     /// Tell a node where we are and with which credentials: prints its preseed
     Preseed(tokens::Preseed),
+    /// What the machines report
+    #[command(subcommand)]
+    Event(events::Event),
     /// Make or reset the first admin, through the socket
     Bootstrap(identity::Bootstrap),
     /// Log in, and print a token for later commands
@@ -148,6 +152,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
+        Command::Event(command) => events::run(&common, command),
         Command::Bootstrap(command) => identity::bootstrap(&common, &command),
         Command::Login(command) => identity::login(&common, &command),
         Command::Whoami => identity::whoami(&common),

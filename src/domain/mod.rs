@@ -12,4 +12,5 @@ pub mod node;
 pub mod password;
 pub mod policy;
 pub mod preseed;
+pub mod report;
 pub mod seal;

@@ -220,6 +220,29 @@ pub fn lock(tx: &mut Tx, project: Id, system_ids: &[String]) -> QueryResult<Vec<
     }
 }
 
+/// Holds the rows of these nodes, in one order, until the transaction ends. On `SQLite` the writer
+/// has the whole database already.
+pub fn hold(tx: &mut Tx, system_ids: &[&str]) -> QueryResult<()> {
+    match tx.conn {
+        DbConnection::Sqlite(_) => Ok(()),
+        DbConnection::Postgres(conn) => nodes::table
+            .filter(nodes::system_id.eq_any(system_ids))
+            .order(nodes::system_id)
+            .select(nodes::system_id)
+            .for_no_key_update()
+            .load::<String>(conn)
+            .map(drop),
+    }
+}
+
+/// Sets the flag that a node itself may set.
+pub fn update_netboot(tx: &mut Tx, system_id: &str, netboot: bool) -> QueryResult<()> {
+    diesel::update(nodes::table.find(system_id))
+        .set(nodes::netboot.eq(netboot))
+        .execute(tx.conn)
+        .map(drop)
+}
+
 /// A unique violation means that the system id, or the hostname in this project, is taken.
 pub fn insert(tx: &mut Tx, project: Id, system_id: &SystemId, new: &NewNode) -> QueryResult<()> {
     diesel::insert_into(nodes::table)

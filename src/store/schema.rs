@@ -144,6 +144,40 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    events (id) {
+        id -> Binary,
+        system_id -> Text,
+        token_id -> Binary,
+        origin -> Text,
+        name -> Text,
+        event_type -> Text,
+        result -> Nullable<Text>,
+        description -> Text,
+        node_time -> Nullable<BigInt>,
+        received_at -> BigInt,
+        extra -> Text,
+        repeat_of -> Nullable<Binary>,
+    }
+}
+
+diesel::table! {
+    event_files (event_id, ordinal) {
+        event_id -> Binary,
+        ordinal -> Integer,
+        path -> Text,
+        sha256 -> Nullable<Binary>,
+        size -> BigInt,
+    }
+}
+
+diesel::table! {
+    node_nonces (digest) {
+        digest -> Binary,
+        timestamp -> BigInt,
+    }
+}
+
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> projects (project_id));
 diesel::joinable!(operator_tokens -> users (user_id));
@@ -153,6 +187,9 @@ diesel::joinable!(tokens -> consumers (id));
 diesel::joinable!(node_keys -> tokens (token_id));
 diesel::joinable!(node_keys -> nodes (system_id));
 diesel::joinable!(contents -> blobs (sha256));
+diesel::joinable!(events -> nodes (system_id));
+diesel::joinable!(event_files -> events (event_id));
+diesel::joinable!(event_files -> blobs (sha256));
 diesel::allow_tables_to_appear_in_same_query!(
     projects,
     users,
@@ -164,5 +201,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     tokens,
     node_keys,
     blobs,
-    contents
+    contents,
+    events,
+    event_files,
+    node_nonces
 );

@@ -66,6 +66,8 @@ actions! {
     TokenList "token:list" "rule:admin_required" "list the tokens of the whole fleet";
     TokenCull "token:cull" "rule:admin_required" "end the stale tokens of the whole fleet";
     Preseed "preseed:get" "rule:provisioner" "get a node's preseed, which holds its credentials";
+    EventList "event:list" "rule:reader" "read what a node reported, and the files with it";
+    EventListAll "event:list-all" "rule:admin_required" "read what the whole fleet reported";
     AuditList "audit:list" "rule:admin_required" "read the audit";
     AuditVerify "audit:verify" "rule:admin_required" "check that the audit is whole";
     PolicyShow "policy:show" "rule:admin_required" "see the rules, their state, and what they decide";

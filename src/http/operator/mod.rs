@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod contents;
+pub mod events;
 pub mod guard;
 pub mod identity;
 pub mod nodes;
