@@ -684,6 +684,39 @@ fn a_token_revoked_while_its_report_is_on_the_way_is_401_and_nothing_is_stored()
 }
 
 #[test]
+fn d58_what_maass_own_script_sends_is_taken_byte_for_byte() {
+    let (server, node) = started();
+    let body = include_bytes!("../data/reports/maas_signal.multipart");
+    let header = node.header();
+    // As Python's urllib sends it, to the URL as the script makes it.
+    let headers = [
+        ("Accept-Encoding", "identity"),
+        ("Content-Type", "multipart/form-data; boundary=QkzRfWmLtYbVhNcXgJpSdAeUoIiKlMn"),
+        ("Authorization", &header),
+        ("User-Agent", "Python-urllib/3.11"),
+    ];
+    let reply = node.send("POST", "//2012-03-01/", &headers, body);
+    assert_eq!(reply.brief(), (200, "OK".into()), "204 would be a failure to it");
+    let stored = server.events("n1").pop().unwrap();
+    assert_eq!(stored["name"], "FAILED");
+    assert_eq!(stored["description"], "Script failed: \u{e9}");
+    let extra = json!({"script_result_id": "42", "exit_status": "1", "script_version_id": "7"});
+    assert_eq!(stored["extra"], extra);
+    let every: Vec<u8> = (0..=255).collect();
+    let files: [(&str, &[u8]); 4] = [
+        ("lshw", &every),
+        ("lshw.out", b"two\r\nlines\n--QkzRfWmLtYbVhNcXgJpSdAeUoIiKlM\r\n"),
+        ("lshw.err", b""),
+        ("lshw.yaml", b"result: failed\n"),
+    ];
+    assert_eq!(stored["files"].as_array().unwrap().len(), 4);
+    for (ordinal, (name, bytes)) in files.iter().enumerate() {
+        assert_eq!(stored["files"][ordinal]["path"], *name);
+        assert_eq!(server.file(&stored, ordinal).body, *bytes, "{name}");
+    }
+}
+
+#[test]
 fn no_body_is_read_before_it_is_known_whose_it_is() {
     let (server, node) = started();
     let other = server.node("n2");

@@ -112,6 +112,10 @@ fn one_event_that_cannot_be_stored_spoils_no_other() {
     }
 }
 
+/// The netboot flag as a form that HMAC does not cover.
+const NETBOOT_OFF: &[u8] =
+    b"--b\r\nContent-Disposition: form-data; name=\"op\"\r\n\r\nnetboot_off\r\n--b--\r\n";
+
 /// An HMAC-signed post as it goes over the wire to `authority`.
 fn signed(node: &Node, authority: &str, path: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
     let credentials = NodeCredentials {
@@ -123,7 +127,11 @@ fn signed(node: &Node, authority: &str, path: &str, nonce: &str, body: &[u8]) ->
     let timestamp = u64::try_from(node.clock.now().as_second()).unwrap();
     let url = format!("http://{authority}{path}");
     let header = hmac_sha1(&credentials, timestamp, nonce, "POST", &url);
-    let headers = [("Authorization", header.as_str()), ("Connection", "close")];
+    let headers = [
+        ("Authorization", header.as_str()),
+        ("Content-Type", "multipart/form-data; boundary=b"),
+        ("Connection", "close"),
+    ];
     wire::request("POST", &path, authority, &headers, body)
 }
 
@@ -146,13 +154,12 @@ fn a_signed_write_is_taken_once_by_all_replicas() {
     let mut event = event("once");
     event["timestamp"] = Value::Null;
     let body = event.to_string();
-    let netboot = "/latest/?op=netboot_off";
     for (number, (first, second)) in
         [(&server, &replica), (&replica, &server)].into_iter().enumerate()
     {
         let posts = [
             (signed(&node, &authority, "/status/n1", &format!("e{number}"), body.as_bytes()), 204),
-            (signed(&node, &authority, netboot, &format!("n{number}"), b""), 200),
+            (signed(&node, &authority, "/latest/", &format!("n{number}"), NETBOOT_OFF), 200),
         ];
         for (request, status) in posts {
             assert_eq!(wire::raw(first.node, &request).status, status);
@@ -211,7 +218,7 @@ fn old_nonces_of_writes_are_swept() {
     let node = server.node("n1");
     let authority = server.node.to_string();
     let post = |nonce: &str| {
-        let request = signed(&node, &authority, "/latest/?op=netboot_on", nonce, b"");
+        let request = signed(&node, &authority, "/latest/", nonce, NETBOOT_OFF);
         assert_eq!(wire::raw(server.node, &request).status, 200);
     };
     let sweep = || wait(actions::reports::sweep(&server.app, Duration::from_hours(1))).unwrap();
