@@ -569,8 +569,6 @@ fn over_any_history_no_cull_ends_a_token_of_a_node_on_its_way() {
         // Two reports of one name at two times are two boots.
         for (clock, turn) in (1..).zip(history) {
             let now = server.clock.now().as_second();
-            // Two reports of one name at two times are two boots.
-            clock += 1;
             let say = |node: &Node, result: &str| {
                 report(node, "modules-final", result, now * 1000 + clock)
             };
