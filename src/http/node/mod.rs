@@ -147,7 +147,7 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
             if target == Target::Version && operation.is_some() {
                 reports::unrecognised(method.as_str(), operation.as_deref())
             } else {
-                let read = metadata::read(app, signed.node, target);
+                let read = metadata::read(app, signed, target, method);
                 match tokio::time::timeout_at(until, read).await.map_err(late) {
                     Ok(Ok(response)) => response.into(),
                     Ok(Err(error)) => unavailable("store", Some(error.to_string())),
