@@ -151,7 +151,7 @@ impl From<Failure> for HttpError {
             Failure::PreconditionRequired(why) => {
                 HttpError::new(StatusCode::PRECONDITION_REQUIRED, why)
             }
-            Failure::Unauthenticated(_) => HttpError { reason, ..HttpError::unauthenticated() },
+            Failure::Unauthenticated(what) => HttpError::new(StatusCode::UNAUTHORIZED, what),
             Failure::Throttled(seconds) => HttpError::too_many(seconds),
             // Our trouble. What exactly is the log's business.
             Failure::Store(_) => HttpError {
