@@ -103,6 +103,12 @@ impl HttpError {
     }
 
     #[must_use]
+    pub fn headers_too_long() -> HttpError {
+        let detail = "the headers are longer than this server takes";
+        HttpError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+    }
+
+    #[must_use]
     pub fn media_type(wanted: &str) -> HttpError {
         HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {wanted}"))
     }
