@@ -157,7 +157,7 @@ pub enum Failure {
     PreconditionFailed(&'static str),
     #[error("{0}")]
     PreconditionRequired(&'static str),
-    /// Nobody is recognised; why, for the log.
+    /// Nobody is recognised, in words that are the same whatever was wrong.
     #[error("{0}")]
     Unauthenticated(&'static str),
     /// Too many tries; the next is looked at after so many seconds.

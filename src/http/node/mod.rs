@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
-use super::answer::{micros, peer, request_id, stamp};
+use super::answer::{header_bytes, micros, peer, request_id, stamp};
 use super::error::RETRY_AFTER_SECONDS;
 use super::{Shared, body};
 use crate::actions::App;
@@ -272,10 +272,6 @@ fn text(status: StatusCode, message: &str) -> HttpResponse {
 /// A name from a path, as it may be said again.
 fn shown(segment: &str) -> String {
     segment.chars().filter(char::is_ascii_graphic).take(64).collect()
-}
-
-fn header_bytes(request: &HttpRequest) -> usize {
-    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// What the listener itself enforces, before a request is one.

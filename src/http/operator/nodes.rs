@@ -13,7 +13,7 @@ use crate::domain::limits::Limits;
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, NodeChange, SshKey, SystemId, check_label,
 };
-use crate::domain::policy::{Action, Target};
+use crate::domain::policy::Action;
 use crate::http::Shared;
 use crate::http::body::{self, Fields};
 use crate::http::error::HttpError;
@@ -180,7 +180,7 @@ pub async fn change(
     };
     refuse_if(fields.finish())?;
     if change.project.is_some() {
-        require(&shared.app, &scope.by.caller, Action::NodeMove, &Target::new())?;
+        require(&shared.app, &scope.by.caller, Action::NodeMove, &scope.target)?;
     }
     let (project, system_id) = scope.node()?;
     let node = actions::nodes::change(&shared.app, &scope.by, project, system_id, change).await?;
