@@ -1,6 +1,7 @@
 //! The only changes, and what they share: the app they change and the ways they fail.
 
 pub mod authenticate;
+pub mod claims;
 pub mod contents;
 pub mod cull;
 pub mod logins;
@@ -22,8 +23,10 @@ use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
+use crate::domain::network::TrustedProxies;
 use crate::domain::password::Password;
 use crate::domain::policy::Rules;
+use crate::domain::preseed::Templates;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
 use crate::live::{Learnt, Nonces, Pace};
@@ -66,6 +69,10 @@ pub struct App {
     pub metadata_url: Option<MetadataUrl>,
     /// `http` or `https`: what nodes speak to the node listener itself.
     pub node_scheme: &'static str,
+    /// What preseeds are made of.
+    pub templates: Templates,
+    /// Whose word about a client's address is taken.
+    pub proxies: TrustedProxies,
 }
 
 /// The token that no request can name, so that refusing an unknown one takes the same steps.

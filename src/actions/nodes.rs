@@ -210,3 +210,21 @@ pub async fn remove(app: &App, project: Id, system_id: String) -> Result<(), Fai
         })
         .await
 }
+
+/// Makes a node ready to be installed anew: its tokens end, and it gets a new instance-id, since
+/// cloud-init runs nothing again with only one of the two changed (`check_instance_id`).
+///
+/// # Errors
+/// [`Failure::NotFound`] when the project has no such node.
+pub async fn reprovision(app: &App, project: Id, system_id: String) -> Result<Node, Failure> {
+    app.db
+        .write("reprovision node", move |tx| {
+            if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
+                return Err(NO_SUCH_NODE);
+            }
+            tokens::end_for_node(tx, &system_id, EndedBy::Reprovision)?;
+            nodes::update_reprovisioned(tx, &system_id)?;
+            nodes::find(tx.conn, project, &system_id)?.ok_or(NO_SUCH_NODE)
+        })
+        .await
+}

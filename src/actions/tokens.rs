@@ -1,9 +1,13 @@
 //! `get_token_for_node`, `get_node_for_key` and their end.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::{App, Failure, NO_SUCH_NODE};
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
+use crate::domain::cull::parse_duration;
 use crate::store::columns::Id;
 use crate::store::{nodes, tokens};
 
@@ -70,7 +74,19 @@ async fn get_batch(
     Ok(opened)
 }
 
-fn open(app: &App, token: &tokens::Live) -> Result<IssuedToken, Failure> {
+/// A token that is not stored yet.
+pub(super) fn fresh(app: &App, system_id: String) -> tokens::Live {
+    let made = app.mint.credentials();
+    tokens::Live {
+        id: Id(app.mint.id(app.clock.now())),
+        system_id,
+        sealed_secret: app.sealer.seal(&made.secret, &made.token_key, &app.mint),
+        consumer_key: made.consumer_key,
+        token_key: made.token_key,
+    }
+}
+
+pub(super) fn open(app: &App, token: &tokens::Live) -> Result<IssuedToken, Failure> {
     let credentials = Credentials {
         secret: app.sealer.open(&token.sealed_secret, &token.token_key)?,
         consumer_key: token.consumer_key.clone(),
@@ -81,20 +97,7 @@ fn open(app: &App, token: &tokens::Live) -> Result<IssuedToken, Failure> {
 
 /// Makes the tokens of those of these nodes that exist and still have none.
 async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens::Live>, Failure> {
-    let now = app.clock.now();
-    let fresh: Vec<(Id, tokens::Live)> = missing
-        .iter()
-        .map(|system_id| {
-            let made = app.mint.credentials();
-            let live = tokens::Live {
-                system_id: system_id.clone(),
-                sealed_secret: app.sealer.seal(&made.secret, &made.token_key, &app.mint),
-                consumer_key: made.consumer_key,
-                token_key: made.token_key,
-            };
-            (Id(app.mint.id(now)), live)
-        })
-        .collect();
+    let fresh: Vec<tokens::Live> = missing.iter().map(|id| fresh(app, id.clone())).collect();
     app.db
         .write("get token", move |tx| {
             // The rows are held, so the loser of a race finds the winner's token here; the unique
@@ -102,9 +105,9 @@ async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens
             let known = nodes::lock(tx, project, &missing)?;
             let mut live = tokens::find_live(tx.conn, project, &known)?;
             let had: HashSet<String> = live.iter().map(|token| token.system_id.clone()).collect();
-            for (id, made) in fresh {
+            for made in fresh {
                 if known.contains(&made.system_id) && !had.contains(&made.system_id) {
-                    tokens::insert(tx, id, &made)?;
+                    tokens::insert(tx, &made)?;
                     live.push(made);
                 }
             }
@@ -119,7 +122,8 @@ async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens
 /// Only the store's.
 pub async fn get_node_for_key(app: &App, key: TokenKey) -> Result<Option<String>, Failure> {
     let known = app.db.read(move |conn| tokens::find_by_key(conn, &key)).await?;
-    Ok(known.filter(|known| !known.ended).and_then(|known| known.node).map(|node| node.system_id))
+    let accepted = known.filter(|known| !known.has_ended(app.clock.now()));
+    Ok(accepted.and_then(|known| known.node).map(|node| node.system_id))
 }
 
 /// Ends the node's tokens now. A node without one is left as it is.
@@ -137,3 +141,88 @@ pub async fn revoke(app: &App, project: Id, system_id: String) -> Result<(), Fai
         })
         .await
 }
+
+/// How long a superseded token is accepted, unless the caller says otherwise.
+pub const RETIRE_AFTER: Duration = Duration::from_hours(24);
+const LONGEST_RETIREMENT: Duration = Duration::from_hours(90 * 24);
+
+/// How long a superseded token is accepted.
+///
+/// # Errors
+/// A sentence that says how long that can be.
+pub fn parse_retire_after(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(after) if after <= LONGEST_RETIREMENT => Ok(after),
+        _ => Err("a superseded token is accepted for 0s to 90d".into()),
+    }
+}
+
+/// A new live token. The old one stays accepted until the first use of the new one, or until
+/// `retire_after` from now. Of two old ones, of which the node has used one, that one stays: it is
+/// what the node has, and what nobody has used yet can be replaced.
+///
+/// # Errors
+/// [`Failure::NotFound`] when the project has no such node.
+pub async fn reissue(
+    app: &App,
+    project: Id,
+    system_id: String,
+    retire_after: Duration,
+) -> Result<IssuedToken, Failure> {
+    // What this process has seen of first uses counts.
+    super::cull::flush(app).await?;
+    let made = fresh(app, system_id);
+    let made = app
+        .db
+        .write("reissue token", move |tx| {
+            if nodes::lock(tx, project, std::slice::from_ref(&made.system_id))?.is_empty() {
+                return Err(NO_SUCH_NODE);
+            }
+            tokens::end_overdue(tx, std::slice::from_ref(&made.system_id))?;
+            let until = tx.now.checked_add(retire_after).unwrap_or(Timestamp::MAX);
+            let pairings = tokens::list_pairings(tx.conn, &made.system_id)?;
+            let live = pairings.iter().find(|pairing| pairing.retires_at.is_none());
+            let retiring = pairings.iter().find(|pairing| pairing.retires_at.is_some());
+            match (live, retiring) {
+                (Some(live), Some(retiring)) if retiring.is_used && !live.is_used => {
+                    tokens::end(tx, &[live.id], EndedBy::Reissue)?;
+                    tokens::retire(tx, retiring.id, until)?;
+                }
+                (Some(live), retiring) => {
+                    let ended: Vec<Id> = retiring.iter().map(|pairing| pairing.id).collect();
+                    tokens::end(tx, &ended, EndedBy::Reissue)?;
+                    tokens::retire(tx, live.id, until)?;
+                }
+                (None, _) => {}
+            }
+            tokens::insert(tx, &made)?;
+            Ok(made)
+        })
+        .await?;
+    open(app, &made)
+}
+
+/// Ends the superseded tokens whose deadline has passed; nobody has accepted them since.
+///
+/// # Errors
+/// Only the store's.
+pub async fn end_overdue(app: &App) -> Result<usize, Failure> {
+    let mut ended = 0;
+    loop {
+        let now = app.clock.now();
+        let nodes = app.db.read(move |conn| tokens::list_overdue(conn, now, OVERDUE)).await?;
+        if nodes.is_empty() {
+            return Ok(ended);
+        }
+        ended += app
+            .db
+            .write("end superseded tokens", move |tx| {
+                nodes::hold(tx, &nodes)?;
+                Ok::<_, Failure>(tokens::end_overdue(tx, &nodes)?)
+            })
+            .await?;
+    }
+}
+
+/// Superseded tokens that one transaction ends.
+const OVERDUE: i64 = 400;

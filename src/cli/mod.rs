@@ -83,6 +83,8 @@ enum Command {
     VendorData(contents::Content),
     /// Tell a node where we are and with which credentials: prints its preseed
     Preseed(tokens::Preseed),
+    /// Make a URL from which one booting machine may fetch its preseed
+    Claim(tokens::Claim),
     /// Try policy rules without a server
     #[command(subcommand)]
     Policy(Policy),
@@ -119,6 +121,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
+        Command::Claim(command) => tokens::claim(&common, &command),
         Command::Policy(Policy::Eval { file }) => {
             let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
             let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Subcommand};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{SETTINGS, Settings, variable};
 use crate::domain::credentials::Mint;
 use crate::maintenance;
-use crate::server::{Server, tls};
+use crate::server::{Server, templates, tls};
 use crate::store::migrations;
 use crate::telemetry;
 
@@ -38,6 +38,9 @@ impl Args for SettingFlags {
             } else {
                 arg
             };
+            // A list may be given piece by piece.
+            let is_list = setting.value.ends_with('…');
+            let arg = if is_list { arg.action(ArgAction::Append) } else { arg };
             command.arg(arg.help_heading(heading(setting.section)))
         })
     }
@@ -67,8 +70,9 @@ impl FromArgMatches for SettingFlags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for setting in SETTINGS.iter().filter(|s| s.name != "state-dir") {
-            if let Some(value) = matches.get_one::<String>(setting.name) {
-                self.0.insert(setting.name, value.clone());
+            if let Some(values) = matches.get_many::<String>(setting.name) {
+                let values: Vec<&str> = values.map(String::as_str).collect();
+                self.0.insert(setting.name, values.join(","));
             }
         }
         Ok(())
@@ -194,7 +198,9 @@ pub fn config(common: &Common, command: Config) -> anyhow::Result<()> {
             for warning in warnings {
                 eprintln!("nodeinit: warning: {warning}");
             }
-            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let bad = templates::load(settings.preseed_dir.as_deref()).err();
+            problems.extend(bad.into_iter().flat_map(|templates::BadTemplates(bad)| bad));
             anyhow::ensure!(problems.is_empty(), "settings: {}", problems.join("\n"));
             eprintln!("nodeinit: the settings are good");
             Ok(())

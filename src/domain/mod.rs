@@ -1,5 +1,6 @@
 //! The nouns of the service and their pure rules: no I/O, no clock, no log.
 
+pub mod claim;
 pub mod content;
 pub mod credentials;
 pub mod cull;
@@ -7,6 +8,7 @@ pub mod identity;
 pub mod limits;
 pub mod metadata;
 pub mod metadata_url;
+pub mod network;
 pub mod node;
 pub mod password;
 pub mod policy;

@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{contents, identity, nodes, tokens};
+    use operator::{contents, identity, nodes, preseeds, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -110,8 +110,20 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
             ],
         ),
         (
+            "/v1/{project}/nodes/{system_id}/token/reissue",
+            vec![post(Action::TokenReissue, NOTHING, tokens::reissue)],
+        ),
+        (
+            "/v1/{project}/nodes/{system_id}/reprovision",
+            vec![post(Action::NodeReprovision, NOTHING, nodes::reprovision)],
+        ),
+        (
             "/v1/{project}/nodes/{system_id}/preseed",
-            vec![post(Action::Preseed, Takes::Json, tokens::preseed)],
+            vec![post(Action::Preseed, Takes::Json, preseeds::preseed)],
+        ),
+        (
+            "/v1/{project}/nodes/{system_id}/claims",
+            vec![post(Action::ClaimCreate, NOTHING, preseeds::claim)],
         ),
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
         ("/v1/whoami", vec![get(Action::Whoami, identity::tokens::whoami)]),

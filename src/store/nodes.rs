@@ -208,6 +208,27 @@ pub fn lock(tx: &mut Tx, project: Id, system_ids: &[String]) -> QueryResult<Vec<
     }
 }
 
+/// Holds the rows of these nodes, whatever their project, in one order.
+pub fn hold(tx: &mut Tx, system_ids: &[String]) -> QueryResult<()> {
+    match tx.conn {
+        DbConnection::Sqlite(_) => Ok(()),
+        DbConnection::Postgres(conn) => nodes::table
+            .filter(nodes::system_id.eq_any(system_ids))
+            .order(nodes::system_id)
+            .select(nodes::system_id)
+            .for_no_key_update()
+            .load::<String>(conn)
+            .map(drop),
+    }
+}
+
+/// The node is to be installed anew: it gets another instance-id.
+pub fn update_reprovisioned(tx: &mut Tx, system_id: &str) -> QueryResult<usize> {
+    diesel::update(nodes::table.find(system_id))
+        .set(nodes::reprovisions.eq(nodes::reprovisions + 1))
+        .execute(tx.conn)
+}
+
 /// A unique violation means that the system id, or the hostname in this project, is taken.
 pub fn insert(tx: &mut Tx, project: Id, system_id: &SystemId, new: &NewNode) -> QueryResult<()> {
     diesel::insert_into(nodes::table)

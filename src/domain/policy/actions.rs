@@ -52,6 +52,7 @@ actions! {
     NodeCreate "node:create" "rule:provisioner" "add nodes";
     NodeChange "node:change" "rule:provisioner" "change a node";
     NodeMove "node:move" "rule:admin_required" "move a node to another project";
+    NodeReprovision "node:reprovision" "rule:provisioner" "have a node installed anew: its tokens end, its instance-id changes";
     NodeRemove "node:remove" "rule:provisioner" "remove a node";
     UserDataShow "user-data:show" "rule:reader" "read a node's user-data and its history";
     UserDataSet "user-data:set" "rule:provisioner" "replace or clear a node's user-data";
@@ -60,9 +61,11 @@ actions! {
     TokenGet "token:get" "rule:provisioner" "get the credentials of nodes, made if need be";
     TokenShow "token:show" "rule:reader" "show a node's token without its secret";
     TokenRevoke "token:revoke" "rule:provisioner" "end a node's tokens";
+    TokenReissue "token:reissue" "rule:provisioner" "give a node a new token that replaces its old one at first use";
     TokenList "token:list" "rule:admin_required" "list the tokens of the whole fleet";
     TokenCull "token:cull" "rule:admin_required" "end the stale tokens of the whole fleet";
     Preseed "preseed:get" "rule:provisioner" "get a node's preseed, which holds its credentials";
+    ClaimCreate "claim:create" "rule:provisioner" "make a URL that a booting node may fetch its preseed from";
     AuditList "audit:list" "rule:admin_required" "read the audit";
     AuditVerify "audit:verify" "rule:admin_required" "check that the audit is whole";
     PolicyShow "policy:show" "rule:admin_required" "see the rules, their state, and what they decide";

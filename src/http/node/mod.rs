@@ -1,5 +1,6 @@
 //! cloud-init's plane: one table of routes, one way in, and every refusal.
 
+mod claims;
 pub mod metadata;
 mod paced;
 pub mod route;
@@ -10,7 +11,7 @@ use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 use bytes::BytesMut;
 
-use super::answer::{micros, peer, request_id, stamp};
+use super::answer::{micros, peer, request_id, source, stamp};
 use super::error::RETRY_AFTER_SECONDS;
 use super::{Shared, body};
 use crate::actions::App;
@@ -53,14 +54,12 @@ pub async fn serve(
     let id = request_id(&shared.app);
     let path = route::parse(request.path());
     // The deadline counts from the request's last byte.
-    let mut answer = match receive(&request, payload, &shared.app, &path).await {
-        Err(answer) => answer,
-        Ok(received) => {
-            let answer = answer(&request, &shared.app, received);
-            tokio::time::timeout(DEADLINE, answer)
-                .await
-                .unwrap_or_else(|_| unavailable("deadline", None))
-        }
+    let mut answer = match &path {
+        Path::Claim(secret) => in_time(claims::answer(&request, &shared.app, secret)).await,
+        _ => match receive(&request, payload, &shared.app, &path).await {
+            Err(answer) => answer,
+            Ok(received) => in_time(answer(&request, &shared.app, received)).await,
+        },
     };
     stamp(answer.response.headers_mut(), "Authorization", &id);
 
@@ -87,6 +86,11 @@ pub async fn serve(
     answer.response
 }
 
+async fn in_time(answer: impl Future<Output = Answer>) -> Answer {
+    let late = |_| unavailable("deadline", None);
+    tokio::time::timeout(DEADLINE, answer).await.unwrap_or_else(late)
+}
+
 /// A request that has been read to its end: what it asks for, and what it says of itself.
 struct Received<'r> {
     target: Target<'r>,
@@ -102,8 +106,7 @@ async fn receive<'r>(
     path: &Path<'r>,
 ) -> Result<Received<'r>, Answer> {
     if header_bytes(request) > app.limits.header_bytes {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(text(status, "the headers are too large").into());
+        return Err(too_large());
     }
     let target = match path {
         Path::Known(target) => *target,
@@ -112,7 +115,7 @@ async fn receive<'r>(
             let message = format!("Unknown metadata version: {}", shown(version));
             return Err(not_found(&message).into());
         }
-        Path::Unknown => return Err(not_found("Not found").into()),
+        Path::Claim(_) | Path::Unknown => return Err(not_found("Not found").into()),
     };
     let headers = request.headers().get_all(header::AUTHORIZATION);
     let claim = claim(headers.map(header::HeaderValue::as_bytes))
@@ -206,11 +209,16 @@ fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
 fn too_many_refusals(app: &App, request: &HttpRequest, refusal: &Refusal) -> Option<Duration> {
     match refusal {
         Refusal::Missing { .. } | Refusal::Malformed { .. } | Refusal::Refused { .. } => {
-            let source = request.peer_addr()?.ip().to_string();
+            let source = source(request)?.to_string();
             app.refused.take(&source, Instant::now()).err()
         }
         _ => None,
     }
+}
+
+fn too_large() -> Answer {
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    text(status, "the headers are too large").into()
 }
 
 fn too_many(retry_after: Duration) -> HttpResponse {

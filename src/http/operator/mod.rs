@@ -4,6 +4,7 @@ pub mod contents;
 pub mod guard;
 pub mod identity;
 pub mod nodes;
+pub mod preseeds;
 pub mod tokens;
 
 use actix_web::web;

@@ -10,6 +10,7 @@ use crate::actions::{Failure, Problem};
 use crate::domain::identity::{By, Caller, Identity, Name, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
 use crate::http::Shared;
+use crate::http::answer::source;
 use crate::http::body::Fields;
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
@@ -52,7 +53,7 @@ pub async fn login(
             return Err(HttpError::invalid(vec![Problem::field("auth", message)]));
         }
     };
-    let source = request.peer_addr().map_or_else(|| "socket".into(), |peer| peer.ip().to_string());
+    let source = source(&request).map_or_else(|| "socket".into(), |source| source.to_string());
     let login = logins::login(&shared.app, &source, proof, scope).await?;
     let (identity, project) = (login.identity.clone(), login.project.clone());
     let issued_at = login.issued_at;
