@@ -119,7 +119,30 @@ pub struct Given {
 }
 
 /// Variables of ours that are no settings of the server.
-const OTHER_VARIABLES: [&str; 2] = ["NODEINIT_CONFIG", "NODEINIT_SERVER"];
+pub const OTHER_VARIABLES: [&str; 22] = [
+    "NODEINIT_AUTH",
+    "NODEINIT_CA_FILE",
+    "NODEINIT_CONFIG",
+    "NODEINIT_CONSUMER_KEY",
+    "NODEINIT_PASSWORD",
+    "NODEINIT_PASSWORD_FILE",
+    "NODEINIT_PROJECT",
+    "NODEINIT_RETRIES",
+    "NODEINIT_SERVER",
+    "NODEINIT_SERVICE_PASSWORD",
+    "NODEINIT_SERVICE_PASSWORD_FILE",
+    "NODEINIT_SERVICE_PROJECT",
+    "NODEINIT_SERVICE_TOKEN",
+    "NODEINIT_SERVICE_TOKEN_FILE",
+    "NODEINIT_SERVICE_USER",
+    "NODEINIT_SIGNATURE_METHOD",
+    "NODEINIT_TOKEN",
+    "NODEINIT_TOKEN_FILE",
+    "NODEINIT_TOKEN_KEY",
+    "NODEINIT_TOKEN_SECRET",
+    "NODEINIT_TOKEN_SECRET_FILE",
+    "NODEINIT_USER",
+];
 
 impl Given {
     /// Gathers every source; `file` is the text of the configuration file and its path.

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
         Err(error) if nodeinit::cli::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nodeinit: {error:#}");
-            ExitCode::FAILURE
+            if nodeinit::cli::is_wrong_use(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

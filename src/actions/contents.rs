@@ -33,7 +33,7 @@ pub enum Precondition {
 }
 
 /// A write of content that was stored.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Stored {
     pub version: i32,
     pub size: usize,

@@ -71,7 +71,7 @@ pub struct ImportLine {
 
 /// What an import did: a line that is already there, just so, is left alone, so that an import
 /// that was cut short can be started again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Imported {
     pub created: usize,
     pub unchanged: usize,

@@ -84,35 +84,37 @@ pub fn run(common: &Common, command: Content, kind: ContentKind) -> anyhow::Resu
     }
     let session = common.session()?;
     let what = kind.as_str();
-    let path = |project: &InProject, id: &str| format!("{}/{what}", project.node(id));
+    let path = |project: &InProject, id: &str| {
+        anyhow::Ok(format!("{}/{what}", project.node(&session, id)?))
+    };
     match command {
         Content::Validate { .. } => Ok(()),
         Content::Set { system_id, file, strict, project } => {
             let bytes = read_file(&file)?;
-            let stored = store(&session, &path(&project, &system_id), &bytes, strict)
+            let stored = store(&session, &path(&project, &system_id)?, &bytes, strict)
                 .with_context(|| format!("{what} set {system_id}"))?;
             print_stored(common, stored)
         }
         Content::Get { system_id, version, project } => {
-            let bytes = load(&session, &path(&project, &system_id), version)
+            let bytes = load(&session, &path(&project, &system_id)?, version)
                 .with_context(|| format!("{what} get {system_id}"))?;
             output::bytes(&bytes)
         }
         Content::Clear { system_id, project } => session
-            .delete(&path(&project, &system_id))
+            .delete(&path(&project, &system_id)?)
             .with_context(|| format!("{what} clear {system_id}")),
         Content::History { system_id, project } => {
             let versions = session
-                .list(&format!("{}/versions", path(&project, &system_id)), None)
+                .list(&format!("{}/versions", path(&project, &system_id)?), None)
                 .with_context(|| format!("{what} history {system_id}"))?;
             output::list(common.output, &["version", "size", "sha256", "created_at"], &versions)
         }
         Content::Diff { system_id, old, new, project } => {
-            diff(&session, &path(&project, &system_id), old.zip(new))
+            diff(&session, &path(&project, &system_id)?, old.zip(new))
                 .with_context(|| format!("{what} diff {system_id}"))
         }
         Content::Rollback { system_id, to, project } => {
-            let path = path(&project, &system_id);
+            let path = path(&project, &system_id)?;
             let stored = load(&session, &path, Some(to))
                 .and_then(|bytes| store(&session, &path, &bytes, false))
                 .with_context(|| format!("{what} rollback {system_id}"))?;

@@ -1,8 +1,10 @@
 //! Commands and flags. Each arm makes one call, of the client, the server or maintenance, and
 //! prints what came of it: results on stdout, all else on stderr.
 
+mod auth;
 mod bench;
 mod contents;
+mod identity;
 mod nodes;
 mod output;
 mod serve;
@@ -11,11 +13,13 @@ mod tokens;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::client::{ServerUrl, Session};
+use crate::client::identity::segment;
+use crate::client::{ClientError, ServerUrl, Session};
 use crate::config::{self, Given};
 use crate::domain::metadata::ContentKind;
 use output::Format;
@@ -58,6 +62,22 @@ struct Common {
     /// How results are printed
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
+    #[command(flatten)]
+    auth: auth::AuthFlags,
+}
+
+/// What was asked for cannot be done as it was asked: exit 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUse(String);
+
+/// Whether it is how the command was used that went wrong, and nothing was done.
+#[must_use]
+pub fn is_wrong_use(error: &anyhow::Error) -> bool {
+    error.is::<WrongUse>()
+        || error
+            .chain()
+            .any(|cause| cause.downcast_ref::<ClientError>().is_some_and(ClientError::is_wrong_use))
 }
 
 #[derive(Subcommand)]
@@ -85,6 +105,21 @@ enum Command {
     Preseed(tokens::Preseed),
     /// Make a URL from which one booting machine may fetch its preseed
     Claim(tokens::Claim),
+    /// Make or reset the first admin, through the socket
+    Bootstrap(identity::Bootstrap),
+    /// Log in, and print a token for later commands
+    Login(identity::Login),
+    /// Say who the server takes you for
+    Whoami,
+    /// Those who may log in
+    #[command(subcommand)]
+    User(identity::User),
+    /// What nodes belong to
+    #[command(subcommand)]
+    Project(identity::Project),
+    /// Who may do what where
+    #[command(subcommand)]
+    Role(identity::Role),
     /// Try policy rules without a server
     #[command(subcommand)]
     Policy(Policy),
@@ -122,6 +157,12 @@ pub fn run() -> anyhow::Result<()> {
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
         Command::Claim(command) => tokens::claim(&common, &command),
+        Command::Bootstrap(command) => identity::bootstrap(&common, &command),
+        Command::Login(command) => identity::login(&common, &command),
+        Command::Whoami => identity::whoami(&common),
+        Command::User(command) => identity::user(&common, command),
+        Command::Project(command) => identity::project(&common, command),
+        Command::Role(command) => identity::role(&common, command),
         Command::Policy(Policy::Eval { file }) => {
             let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
             let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;
@@ -173,22 +214,26 @@ impl Common {
         Ok(Given::gather(flags, variables, file))
     }
 
-    fn session(&self) -> anyhow::Result<Session> {
+    /// The server that is meant.
+    fn server(&self) -> anyhow::Result<ServerUrl> {
         let named = self.server.clone().or_else(|| std::env::var("NODEINIT_SERVER").ok());
-        let server = if let Some(text) = named {
-            ServerUrl::parse(&text).map_err(|why| anyhow::anyhow!("--server: {why}"))?
-        } else {
+        let Some(text) = named else {
             let given = self.given(BTreeMap::new())?;
             let dir = config::state_dir(&given, std::env::var("STATE_DIRECTORY").ok());
-            ServerUrl::Unix(dir.join("admin.sock"))
+            return Ok(ServerUrl::Unix(dir.join("admin.sock")));
         };
-        Ok(Session::new(server))
+        Ok(ServerUrl::parse(&text).map_err(|why| WrongUse(format!("--server: {why}")))?)
     }
 }
 
 /// A file argument: a path, or `-` for standard input.
 fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
     if path == Path::new("-") {
+        // What is left the second time is nothing, which must not pass for a file's content.
+        if TAKEN.swap(true, Ordering::SeqCst) {
+            return Err(WrongUse("standard input can be read once: - stands twice".into()).into());
+        }
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
         return Ok(bytes);
@@ -199,40 +244,29 @@ fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// Where a node is looked for.
 #[derive(Args, Clone)]
 struct InProject {
-    /// The project the node is in, by name or id
-    #[arg(long, value_name = "P", default_value = "default")]
-    project: String,
+    #[arg(
+        long,
+        value_name = "P",
+        help = "The project, by name or id [default: the session's, which on the socket is default]"
+    )]
+    project: Option<String>,
 }
 
 impl InProject {
-    fn nodes(&self) -> String {
-        nodes_of(&self.project)
-    }
-
-    fn node(&self, system_id: &str) -> String {
-        format!("{}/{}", self.nodes(), segment(system_id))
-    }
-}
-
-fn nodes_of(project: &str) -> String {
-    format!("/v1/{}/nodes", segment(project))
-}
-
-/// One segment of a path, whatever a caller typed.
-fn segment(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'_' | b'~')
-            || (byte == b'.' && text.len() > 2)
-        {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
+    fn name(&self, session: &Session) -> anyhow::Result<String> {
+        match &self.project {
+            Some(project) => Ok(project.clone()),
+            None => Ok(session.provides()?.project.unwrap_or_else(|| "default".to_owned())),
         }
     }
-    out
+
+    fn nodes(&self, session: &Session) -> anyhow::Result<String> {
+        Ok(format!("/v1/{}/nodes", segment(&self.name(session)?)))
+    }
+
+    fn node(&self, session: &Session, system_id: &str) -> anyhow::Result<String> {
+        Ok(format!("{}/{}", self.nodes(session)?, segment(system_id)))
+    }
 }
 
 #[cfg(test)]

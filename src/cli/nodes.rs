@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use ureq::http::Method;
 
-use super::{Common, InProject, nodes_of, output, read_file, segment};
+use super::{Common, InProject, output, read_file, segment};
 use crate::client::{ClientError, Session};
 
 const COLUMNS: [&str; 5] = ["system_id", "hostname", "boot_state", "labels", "created_at"];
@@ -109,9 +109,9 @@ pub struct Set {
     /// Move it to this project; its token ends
     #[arg(long, value_name = "P")]
     project: Option<String>,
-    /// The project it is in now
-    #[arg(long, value_name = "P", default_value = "default")]
-    in_project: String,
+    /// The project it is in now, if not the session's
+    #[arg(long, value_name = "P")]
+    in_project: Option<String>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -136,7 +136,7 @@ pub fn run(common: &Common, command: Node) -> anyhow::Result<()> {
             if let Some(id) = add.system_id {
                 body["system_id"] = id.into();
             }
-            let node = session.send_json(Method::POST, &add.project.nodes(), &body);
+            let node = session.send_json(Method::POST, &add.project.nodes(&session)?, &body);
             output::object(common.output, &node.context("node add")?)
         }
         Node::List(list) => {
@@ -150,27 +150,27 @@ pub fn run(common: &Common, command: Node) -> anyhow::Result<()> {
             if let Some(state) = &list.state {
                 parameters.push(format!("state={}", segment(state)));
             }
-            let path = format!("{}?{}", list.project.nodes(), parameters.join("&"));
+            let path = format!("{}?{}", list.project.nodes(&session)?, parameters.join("&"));
             let nodes = session.list(&path, list.limit).context("node list")?;
             output::list(common.output, &COLUMNS, &nodes)
         }
         Node::Show { system_id, project } => {
-            let node = session.get(&project.node(&system_id));
+            let node = session.get(&project.node(&session, &system_id)?);
             output::object(common.output, &node.with_context(|| format!("node show {system_id}"))?)
         }
         Node::Set(set) => change(common, &session, set),
         Node::Remove { system_id, project } => session
-            .delete(&project.node(&system_id))
+            .delete(&project.node(&session, &system_id)?)
             .with_context(|| format!("node remove {system_id}")),
         Node::Reprovision { system_id, project } => {
-            let path = format!("{}/reprovision", project.node(&system_id));
+            let path = format!("{}/reprovision", project.node(&session, &system_id)?);
             let node = session.send_json(Method::POST, &path, &json!({}));
             let node = node.with_context(|| format!("node reprovision {system_id}"))?;
             output::object(common.output, &node)
         }
         Node::Import { file, strict, project } => {
             let path = if strict { "?strict=true" } else { "" };
-            import(common, &session, &file, &format!("{}{path}", project.nodes()))
+            import(common, &session, &file, &format!("{}{path}", project.nodes(&session)?))
         }
     }
 }
@@ -196,7 +196,7 @@ fn change(common: &Common, session: &Session, set: Set) -> anyhow::Result<()> {
     put("netboot", set.netboot.map(Value::from));
     put("project", set.project.map(Value::from));
 
-    let path = format!("{}/{}", nodes_of(&set.in_project), segment(&set.system_id));
+    let path = InProject { project: set.in_project }.node(session, &set.system_id)?;
     let node = session.send_json(Method::PATCH, &path, &Value::from(body));
     output::object(common.output, &node.with_context(|| format!("node set {}", set.system_id))?)
 }

@@ -122,7 +122,7 @@ pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
     match command {
         Token::Get { nodes, all, project } => match nodes.as_slice() {
             [node] if !all => {
-                let path = format!("{}/token", project.node(node));
+                let path = format!("{}/token", project.node(&session, node)?);
                 let credentials = session.send_json(Method::POST, &path, &json!({}));
                 let credentials = credentials.with_context(|| format!("token get {node}"))?;
                 output::object(common.output, &credentials)
@@ -130,7 +130,7 @@ pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
             _ => get_many(common, &session, nodes, all, &project).context("token get"),
         },
         Token::Show { system_id, project } => {
-            let token = session.get(&format!("{}/token", project.node(&system_id)));
+            let token = session.get(&format!("{}/token", project.node(&session, &system_id)?));
             output::object(
                 common.output,
                 &token.with_context(|| format!("token show {system_id}"))?,
@@ -145,10 +145,10 @@ pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
             output::list(common.output, &COLUMNS, &tokens)
         }
         Token::Revoke { system_id, project } => session
-            .delete(&format!("{}/token", project.node(&system_id)))
+            .delete(&format!("{}/token", project.node(&session, &system_id)?))
             .with_context(|| format!("token revoke {system_id}")),
         Token::Reissue { system_id, retire_after, project } => {
-            let path = format!("{}/token/reissue", project.node(&system_id));
+            let path = format!("{}/token/reissue", project.node(&session, &system_id)?);
             let body = json!({"retire_after": retire_after});
             let credentials = session.send_json(Method::POST, &path, &body);
             let credentials = credentials.with_context(|| format!("token reissue {system_id}"))?;
@@ -183,10 +183,10 @@ fn get_many(
     project: &InProject,
 ) -> anyhow::Result<()> {
     if all {
-        let listed = session.list(&project.nodes(), None)?;
+        let listed = session.list(&project.nodes(session)?, None)?;
         nodes = listed.iter().filter_map(|n| n["system_id"].as_str().map(str::to_owned)).collect();
     }
-    let path = format!("/v1/{}/tokens", super::segment(&project.project));
+    let path = format!("/v1/{}/tokens", super::segment(&project.name(session)?));
     let mut rows = Vec::new();
     for batch in nodes.chunks(BATCH) {
         let lines: Vec<String> =
@@ -232,7 +232,7 @@ fn name_missing(error: ClientError, nodes: &[String]) -> anyhow::Error {
 pub fn claim(common: &Common, command: &Claim) -> anyhow::Result<()> {
     let session = common.session()?;
     let body = json!({"ttl": command.ttl, "from": command.from, "format": command.format});
-    let path = format!("{}/claims", command.project.node(&command.system_id));
+    let path = format!("{}/claims", command.project.node(&session, &command.system_id)?);
     let claim = session
         .send_json(Method::POST, &path, &body)
         .with_context(|| format!("claim {}", command.system_id))?;
@@ -243,7 +243,7 @@ pub fn preseed(common: &Common, command: &Preseed) -> anyhow::Result<()> {
     let session = common.session()?;
     let body = json!({"format": command.format}).to_string();
     let headers = [("content-type", "application/json")];
-    let path = format!("{}/preseed", command.project.node(&command.system_id));
+    let path = format!("{}/preseed", command.project.node(&session, &command.system_id)?);
     let answer = session
         .call(Method::POST, &path, &headers, Some(body.as_bytes()))
         .with_context(|| format!("preseed {}", command.system_id))?;

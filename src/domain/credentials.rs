@@ -105,7 +105,7 @@ pub enum PlaintextReplay {
 }
 
 /// A token's place in its life (CONTRACT §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenState {
     Live,
@@ -141,7 +141,7 @@ impl EndedBy {
 }
 
 /// A token as lists and pages show it: there is no secret in it to leak.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct TokenSummary {
     /// The node it speaks for, or spoke for.
     pub system_id: Option<String>,

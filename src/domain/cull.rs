@@ -61,7 +61,7 @@ impl Cap {
 }
 
 /// What a cull ended, or, in a dry run, exactly what it would have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Culled {
     pub dry_run: bool,
     pub tokens: Vec<TokenSummary>,

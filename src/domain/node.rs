@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A node's short public name: `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`, compared exactly.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct SystemId(String);
 
 impl SystemId {
@@ -36,7 +37,7 @@ impl std::fmt::Display for SystemId {
 }
 
 /// A node's fully qualified name: kept as given, compared without case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Hostname(String);
 
 impl Hostname {
@@ -87,7 +88,7 @@ impl Hostname {
 }
 
 /// A hardware address in lower case with colons: 6 bytes, or 20 for `InfiniBand`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Mac(String);
 
 impl Mac {
@@ -107,7 +108,7 @@ impl Mac {
 }
 
 /// One line of `authorized_keys`, handed to the default user as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SshKey(String);
 
 impl SshKey {
@@ -135,7 +136,7 @@ impl SshKey {
 }
 
 /// What an operator sticks on nodes to find them again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Labels(BTreeMap<String, String>);
 
 impl Labels {
@@ -171,7 +172,7 @@ pub fn check_label(name: &str, value: &str) -> Result<(), String> {
 }
 
 /// How far a node has come. Reports will carry it on from here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BootState {
     /// No token.
@@ -196,7 +197,7 @@ impl BootState {
 }
 
 /// A node as the operator plane shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Node {
     pub system_id: SystemId,
     pub instance_id: String,

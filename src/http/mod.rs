@@ -111,11 +111,11 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
         ),
         (
             "/v1/{project}/nodes/{system_id}/token/reissue",
-            vec![post(Action::TokenReissue, NOTHING, tokens::reissue)],
+            vec![post(Action::TokenReissue, Takes::Options, tokens::reissue)],
         ),
         (
             "/v1/{project}/nodes/{system_id}/reprovision",
-            vec![post(Action::NodeReprovision, NOTHING, nodes::reprovision)],
+            vec![post(Action::NodeReprovision, Takes::Options, nodes::reprovision)],
         ),
         (
             "/v1/{project}/nodes/{system_id}/preseed",
@@ -123,9 +123,10 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
         ),
         (
             "/v1/{project}/nodes/{system_id}/claims",
-            vec![post(Action::ClaimCreate, NOTHING, preseeds::claim)],
+            vec![post(Action::ClaimCreate, Takes::Options, preseeds::claim)],
         ),
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
+        ("/v1/openapi.json", vec![Operation::open(&Method::GET, NOTHING, operator::openapi::show)]),
         ("/v1/whoami", vec![get(Action::Whoami, identity::tokens::whoami)]),
         ("/v1/bootstrap", vec![post(Action::Bootstrap, Takes::Json, identity::users::bootstrap)]),
         ("/v1/tokens", vec![get(Action::TokenList, tokens::list)]),

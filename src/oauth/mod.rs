@@ -2,7 +2,7 @@
 //! signature verified. Whose secrets, which clock and which nonces are not known here.
 
 mod claim;
-mod percent;
+pub mod percent;
 mod signature;
 
 pub use claim::{Claim, Malformed};

@@ -5,6 +5,8 @@
 mod architecture;
 mod bench;
 mod cli;
+mod cli_identity;
+mod client;
 mod content;
 mod coverage;
 mod cull;
@@ -14,6 +16,7 @@ mod metadata;
 mod nonces;
 mod oauth;
 mod oauth_vectors;
+mod openapi;
 mod operator;
 mod policy_cases;
 mod policy_rules;

@@ -1176,6 +1176,9 @@ fn over_tcp_a_stranger_may_observe_and_nothing_else() {
     ];
     let mut bodies = BTreeSet::new();
     for (path, method, body) in every_route() {
+        if path == "/v1/openapi.json" {
+            continue; // for anybody
+        }
         let at = path.replace("{project}", "default").replace("{system_id}", "n1");
         for headers in &tries {
             let body = body.as_ref().map(Value::to_string).unwrap_or_default();

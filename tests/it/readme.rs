@@ -1,5 +1,6 @@
-//! The README's table of settings is the program's own.
+//! The README's tables of settings are the program's own.
 
+use nodeinit::client::PLUGINS;
 use nodeinit::config::{SETTINGS, variable};
 
 const README: &str = include_str!("../../README.md");
@@ -25,4 +26,26 @@ fn the_readme_lists_every_setting_as_it_is_and_no_other() {
     }
     let listed = README.lines().filter(|line| line.contains("| `NODEINIT_")).count();
     assert_eq!(listed, rows.len(), "README.md lists settings that are none:\n{}", rows.join("\n"));
+}
+
+#[test]
+fn the_readme_lists_what_every_plugin_needs_and_nothing_else() {
+    let mut rows = Vec::new();
+    for kind in PLUGINS {
+        rows.extend(kind.options.iter().map(|option| {
+            format!(
+                "| {} | {}: `{}` | {} | {} |",
+                kind.name,
+                option.name,
+                option.variable,
+                if option.required { "yes" } else { "no" },
+                option.help.replace('|', "\\|")
+            )
+        }));
+    }
+    for row in &rows {
+        assert!(README.contains(row.as_str()), "README.md lacks or misstates:\n{row}");
+    }
+    let listed = README.lines().filter(|line| line.contains(": `NODEINIT_")).count();
+    assert_eq!(listed, rows.len(), "README.md lists options that are none");
 }

@@ -16,7 +16,7 @@ pub use user_data::user_data;
 pub use vendor_data::vendor_data;
 
 /// One thing wrong, or suspicious, with a piece of content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Finding {
     /// Stable, in `snake_case`.
     pub code: &'static str,

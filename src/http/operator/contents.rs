@@ -96,8 +96,9 @@ async fn show(
         .body(bytes))
 }
 
-#[derive(serde::Serialize)]
-struct Row {
+#[derive(serde::Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Version")]
+pub(super) struct Row {
     version: i32,
     sha256: Option<String>,
     size: i64,

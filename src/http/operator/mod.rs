@@ -4,6 +4,7 @@ pub mod contents;
 pub mod guard;
 pub mod identity;
 pub mod nodes;
+pub mod openapi;
 pub mod preseeds;
 pub mod tokens;
 

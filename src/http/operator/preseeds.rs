@@ -42,9 +42,11 @@ pub async fn preseed(
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
 }
 
-#[derive(Serialize)]
-struct Claim {
+/// The URL is the secret.
+#[derive(Serialize, schemars::JsonSchema)]
+pub(super) struct Claim {
     url: String,
+    #[schemars(with = "String")]
     expires_at: jiff::Timestamp,
 }
 

@@ -18,8 +18,9 @@ use crate::store::columns::Id;
 use crate::store::tokens as store;
 
 /// The answer to get and reissue: one of the two places where a secret leaves.
-#[derive(Serialize)]
-struct Issued {
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Credentials")]
+pub(super) struct Issued {
     system_id: String,
     consumer_key: String,
     consumer_secret: &'static str,

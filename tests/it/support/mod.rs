@@ -4,6 +4,7 @@ pub mod plane;
 pub mod process;
 pub mod rows;
 pub mod socket;
+pub mod stub;
 pub mod tls;
 pub mod wire;
 
@@ -261,6 +262,16 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A server by the clock that its answers are dated by, once it takes HMAC: a start without nonces
+/// of an earlier one refuses timestamps up to 2 s after it, a brand-new `SQLite` excepted.
+pub fn on_the_machines_clock() -> TestServer {
+    let server = TestServer::start_with(Options::default().system_clock());
+    if server.database.is_postgres() {
+        std::thread::sleep(std::time::Duration::from_secs(4));
+    }
+    server
 }
 
 /// Waits for something asynchronous in a test that is not.

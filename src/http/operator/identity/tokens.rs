@@ -1,7 +1,11 @@
 //! `/v2.0/tokens` and `/v1/whoami`: logging in, and asking about tokens.
 
+use std::collections::BTreeSet;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{envelope, id, missing, seconds};
@@ -158,23 +162,34 @@ pub async fn revoke(
     Ok(HttpResponse::NoContent().finish())
 }
 
+/// Who one is. The socket's caller has neither a project nor an end.
+#[derive(Serialize, JsonSchema)]
+pub(in crate::http::operator) struct Whoami {
+    user: String,
+    project: Option<String>,
+    roles: BTreeSet<Role>,
+    /// The service that sent its token beside the user's.
+    service: Option<String>,
+    expires_at: Option<Timestamp>,
+}
+
 /// `GET /v1/whoami`.
 pub async fn whoami(Operator(By { caller, .. }): Operator) -> HttpResponse {
     let roles = caller.roles();
-    HttpResponse::Ok().json(match &caller {
-        Caller::Socket { uid, .. } => json!({
-            "user": format!("socket uid={uid}"),
-            "project": null,
-            "roles": roles,
-            "service": null,
-            "expires_at": null,
-        }),
-        Caller::Operator { identity, service } => json!({
-            "user": identity.user.name,
-            "project": identity.project.as_ref().map(|project| &project.name),
-            "roles": roles,
-            "service": service.as_ref().map(|service| &service.user.name),
-            "expires_at": identity.expires_at,
-        }),
+    HttpResponse::Ok().json(match caller {
+        Caller::Socket { uid, .. } => Whoami {
+            user: format!("socket uid={uid}"),
+            project: None,
+            roles,
+            service: None,
+            expires_at: None,
+        },
+        Caller::Operator { identity, service } => Whoami {
+            user: identity.user.name.clone(),
+            project: identity.project.as_ref().map(|project| project.name.clone()),
+            roles,
+            service: service.map(|service| service.user.name),
+            expires_at: Some(identity.expires_at),
+        },
     })
 }

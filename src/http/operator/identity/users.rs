@@ -1,6 +1,7 @@
 //! `/v2.0/users`, and the first admin.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
@@ -18,7 +19,8 @@ use crate::store::columns::Id;
 use crate::store::users as store;
 
 /// A user as Keystone v2.0 shows one: nothing of the password, and of the project its id.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "User")]
 struct Shown {
     id: String,
     name: String,
@@ -28,6 +30,13 @@ struct Shown {
     email: Option<String>,
     #[serde(rename = "tenantId", skip_serializing_if = "Option::is_none")]
     tenant_id: Option<String>,
+}
+
+/// `{"user": {…}}`.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "UserEnvelope")]
+pub(in crate::http::operator) struct Enveloped {
+    user: Shown,
 }
 
 fn shown(user: store::User) -> Shown {
@@ -42,7 +51,7 @@ fn shown(user: store::User) -> Shown {
 }
 
 fn one(user: store::User) -> HttpResponse {
-    HttpResponse::Ok().json(json!({"user": shown(user)}))
+    HttpResponse::Ok().json(Enveloped { user: shown(user) })
 }
 
 /// All of them, or with `?name=` the one, as Keystone has it.
@@ -179,7 +188,7 @@ pub async fn bootstrap(
     if created {
         response.insert_header(("Location", format!("/v2.0/users/{}", id_text(user.id.0))));
     }
-    Ok(response.json(json!({"user": shown(user)})))
+    Ok(response.json(Enveloped { user: shown(user) }))
 }
 
 /// A field that Keystone knows under two names; if both are there, they agree. The first one counts,
