@@ -76,6 +76,8 @@ settings! {
     "retention" {
         "keep-ended-tokens" "DURATION" = "30d":
             "How long an ended token stays on record before it is swept";
+        "keep-audit" "DURATION|forever" = "forever":
+            "How long a row of the audit is kept; what is left of the chain can still be verified";
     }
     "limits" {
         "header-bytes" "SIZE" = "8KiB": "Bytes of request headers; more is 431";
@@ -314,6 +316,8 @@ pub struct Settings {
     pub plaintext_replay: PlaintextReplay,
     pub secret_key_file: PathBuf,
     pub keep_ended_tokens: Duration,
+    /// `None`: for ever.
+    pub keep_audit: Option<Duration>,
     pub limits: Limits,
     /// Said once at start.
     pub warnings: Vec<String>,
@@ -413,6 +417,14 @@ impl Settings {
             keep_ended_tokens: given
                 .parse("keep-ended-tokens", parse_duration)
                 .unwrap_or(Duration::from_hours(30 * 24)),
+            keep_audit: given
+                .parse("keep-audit", |t| {
+                    if t == "forever" {
+                        return Ok(None);
+                    }
+                    parse_duration(t).map(Some).map_err(|why| format!("{why}, or forever"))
+                })
+                .unwrap_or(None),
             limits,
             state_dir,
             database_url,
@@ -475,6 +487,10 @@ impl Settings {
                 },
                 "secret-key-file" => self.secret_key_file.display().to_string(),
                 "keep-ended-tokens" => format!("{}s", self.keep_ended_tokens.as_secs()),
+                "keep-audit" => match self.keep_audit {
+                    None => "forever".into(),
+                    Some(keep) => format!("{}s", keep.as_secs()),
+                },
                 "header-bytes" => self.limits.header_bytes.to_string(),
                 "content-bytes" => self.limits.content_bytes.to_string(),
                 "json-bytes" => self.limits.json_bytes.to_string(),

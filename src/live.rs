@@ -1,6 +1,7 @@
 //! Memory in front of the store: spent nonces, what reads taught, and how fast each node asks.
 
 pub mod identities;
+pub mod strangers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -33,6 +33,7 @@ use crate::domain::password::Password;
 use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
+use crate::live::strangers::Strangers;
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::migrations;
@@ -54,6 +55,9 @@ const SWEEP: Duration = Duration::from_mins(1);
 /// Failed logins of one source and name at once, and how soon there may be another.
 const LOGIN_BURST: u32 = 10;
 const LOGIN_EVERY: Duration = Duration::from_secs(30);
+
+/// How soon the audit is told again of one source that misuses one claim.
+const MISUSE_EVERY: Duration = Duration::from_mins(1);
 
 /// How long an idle connection is kept: longer than the proxies in front keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -128,7 +132,7 @@ impl Server {
             tracing::info!(migration = name, "migrated");
         }
         let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
-        let sealer = maintenance::fitting_key(&settings, &db).await?;
+        let keys = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
 
@@ -142,12 +146,12 @@ impl Server {
         let socket = settings.state_dir.join("admin.sock");
         let socket_listener = bind_socket(&socket)?;
 
-        let nobody = Nobody::new(&sealer, &mint);
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
         let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
             StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
         })?;
+        let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
@@ -158,6 +162,7 @@ impl Server {
             policy: compiled_in(),
             service_token_window: SignedDuration::from_hours(48),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
+            misused_claims: Pace::slow(MISUSE_EVERY, 1),
             refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
             limits: settings.limits.clone(),
             absent_items: settings.absent_items,
@@ -169,7 +174,9 @@ impl Server {
             db,
             clock,
             mint,
-            sealer,
+            sealer: keys.sealer,
+            audit_key: Arc::new(keys.audit),
+            strangers: Strangers::default(),
             nobody,
         });
         if app.plaintext_replay == PlaintextReplay::Refuse {
@@ -196,7 +203,7 @@ impl Server {
         if let Some(socket) = admin_socket {
             server.serve_operators(shared, listen(socket)?)?;
         }
-        server.housekeep(settings.keep_ended_tokens);
+        server.housekeep(settings.keep_ended_tokens, settings.keep_audit);
         Ok(server)
     }
 
@@ -279,7 +286,7 @@ impl Server {
         }));
     }
 
-    fn housekeep(&mut self, keep_ended_tokens: Duration) {
+    fn housekeep(&mut self, keep_ended_tokens: Duration, keep_audit: Option<Duration>) {
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);
@@ -295,10 +302,16 @@ impl Server {
             let mut every = tokio::time::interval(SWEEP);
             loop {
                 every.tick().await;
+                actions::audit::flush_strangers(&app).await;
                 match actions::cull::sweep(&app, keep_ended_tokens).await {
                     Ok(0) => {}
                     Ok(tokens) => tracing::info!(tokens, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
+                }
+                if let Some(keep) = keep_audit
+                    && let Err(error) = actions::audit::sweep(&app, keep).await
+                {
+                    tracing::warn!(%error, "the sweep of the audit will try again");
                 }
             }
         }));
@@ -328,6 +341,7 @@ impl Server {
         if let Err(error) = actions::cull::flush(&self.app).await {
             tracing::warn!(%error, "the last second of last uses is lost");
         }
+        actions::audit::flush_strangers(&self.app).await;
         if let Err(error) = leave_nonces(&self.nonces, &self.app.nonces) {
             tracing::warn!(%error, "the nonces are not kept: the next start refuses its first two seconds");
         }

@@ -1,13 +1,19 @@
 //! Claims: making one, and fetching the preseed it is for.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{App, Failure, NO_SUCH_NODE, tokens::fresh, tokens::open};
+use serde_json::json;
+
+use super::tokens::{fresh, open};
+use super::{App, Failure, NO_SUCH_NODE, audit};
+use crate::domain::audit::Object;
 use crate::domain::claim::ClaimSecret;
+use crate::domain::identity::{By, id_text};
 use crate::domain::network::Network;
+use crate::domain::policy::Action;
 use crate::domain::preseed::Format;
 use crate::store::claims::NewClaim;
 use crate::store::columns::Id;
@@ -34,12 +40,14 @@ pub struct Made {
 /// [`Failure::NotFound`] when the project has no such node.
 pub async fn make(
     app: &App,
+    by: &By,
     project: Id,
     system_id: String,
     wanted: Wanted,
 ) -> Result<Made, Failure> {
     let secret = ClaimSecret::new(app.mint.bytes());
     let hash = secret.hash();
+    let auditor = app.auditor(by);
     let spare = fresh(app, system_id.clone());
     let expires_at = app
         .db
@@ -49,19 +57,29 @@ pub async fn make(
                 return Err(NO_SUCH_NODE);
             }
             let live = tokens::find_live(tx.conn, project, ids)?.pop();
-            let token_id = match live {
-                Some(live) if tokens::hold(tx, live.id)? => live.id,
+            let token = match live {
+                Some(live) if tokens::hold(tx, live.id)? => live,
                 _ => {
                     tokens::insert(tx, &spare)?;
-                    spare.id
+                    spare
                 }
             };
             claims::close_for_node(tx, &system_id)?;
             let expires_at = tx.now.checked_add(wanted.ttl).unwrap_or(Timestamp::MAX);
             let format = wanted.format.name();
             let source_network = wanted.from.map(|network| network.to_string());
+            let detail = json!({
+                "project": id_text(project.0),
+                "token_key": token.token_key.as_str(),
+                "format": format,
+                "source_network": source_network,
+                "expires_at": expires_at,
+            });
+            let object = Object::Node(system_id.clone());
+            let token_id = token.id;
             let new = NewClaim { hash, system_id, token_id, format, source_network, expires_at };
             claims::insert(tx, &new)?;
+            auditor.note(tx, Action::ClaimCreate, &object, &detail)?;
             Ok(expires_at)
         })
         .await?;
@@ -104,12 +122,29 @@ pub struct Claimed {
 }
 
 /// Fetches the preseed of a claim for whoever asks from `source`. That it was fetched, and by whom,
-/// is committed before it is given away.
+/// is committed before it is given away; who may not have it is noted in the audit.
 ///
 /// # Errors
 /// [`Refusal`]; an unknown claim costs one look-up and no write.
-pub async fn fetch(app: &App, secret: &ClaimSecret, source: IpAddr) -> Result<Claimed, Refusal> {
+pub async fn fetch(
+    app: &App,
+    secret: &ClaimSecret,
+    source: IpAddr,
+    request_id: &str,
+) -> Result<Claimed, Refusal> {
     let source = source.to_canonical();
+    let fetched = fetch_from(app, secret, source).await;
+    if let Err(Refusal::Gone { reason, system_id }) = &fetched {
+        let of = format!("{source} {system_id} {reason}");
+        // A machine that keeps asking is told of once a minute; each of its requests is in the log.
+        if app.misused_claims.take(&of, Instant::now()).is_ok() {
+            audit::refused_claim(app, source, system_id, reason, request_id).await;
+        }
+    }
+    fetched
+}
+
+async fn fetch_from(app: &App, secret: &ClaimSecret, source: IpAddr) -> Result<Claimed, Refusal> {
     let bound_to = source.to_string();
     let hash = secret.hash();
     let key = hash.clone();

@@ -1,10 +1,14 @@
 //! Storing user-data and vendor-data: checked at the door, every write a new version.
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{App, Failure, NO_SUCH_NODE};
+use crate::domain::audit::Object;
 use crate::domain::content::{self, Finding};
+use crate::domain::identity::By;
 use crate::domain::metadata::ContentKind;
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::{DbError, Tx, contents, is_unique_violation, nodes};
 
@@ -44,13 +48,22 @@ pub struct Stored {
     pub created: bool,
 }
 
+fn verb(kind: ContentKind) -> Action {
+    match kind {
+        ContentKind::UserData => Action::UserDataSet,
+        ContentKind::VendorData => Action::VendorDataSet,
+    }
+}
+
 /// Stores content as the node's next version.
 ///
 /// # Errors
 /// [`Failure::Invalid`] with every finding (for user-data only when `strict`), or a precondition
 /// that does not hold.
+#[expect(clippy::too_many_arguments, reason = "who, where, what, and on which conditions")]
 pub async fn set(
     app: &App,
+    by: &By,
     project: Id,
     system_id: String,
     kind: ContentKind,
@@ -79,6 +92,7 @@ pub async fn set(
     .map_err(refused)?;
 
     let size = bytes.len();
+    let auditor = app.auditor(by);
     let (version, created) = app
         .db
         .write("set content", move |tx| {
@@ -86,6 +100,8 @@ pub async fn set(
             holds(&precondition, current)?;
             let stored = contents::append(tx, &system_id, kind, number, Some((&bytes, &sha256)));
             lost_race(stored)?;
+            let detail = json!({"version": number, "size": size, "sha256": hex(&sha256)});
+            auditor.note(tx, verb(kind), &Object::Node(system_id), &detail)?;
             Ok::<_, Failure>((number, current.is_none()))
         })
         .await?;
@@ -98,11 +114,13 @@ pub async fn set(
 /// [`Failure::NotFound`] for the node, or a precondition that does not hold.
 pub async fn clear(
     app: &App,
+    by: &By,
     project: Id,
     system_id: String,
     kind: ContentKind,
     precondition: Precondition,
 ) -> Result<(), Failure> {
+    let auditor = app.auditor(by);
     app.db
         .write("clear content", move |tx| {
             let (number, current) = next(tx, project, &system_id, kind)?;
@@ -112,6 +130,8 @@ pub async fn clear(
             }
             if current.is_some() {
                 lost_race(contents::append(tx, &system_id, kind, number, None))?;
+                let detail = json!({"version": number, "cleared": true});
+                auditor.note(tx, verb(kind), &Object::Node(system_id), &detail)?;
             }
             Ok(())
         })

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{App, Failure, Problem};
+use super::{App, Failure, Problem, audit};
+use crate::domain::audit::Object;
 use crate::domain::cull::{Cap, Culled, Staleness};
+use crate::domain::identity::By;
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::tokens::{self, StaleBefore};
 use crate::store::{claims, nodes};
@@ -22,6 +25,7 @@ const BATCH: i64 = 400;
 /// [`Failure::Invalid`] without a rule, [`Failure::Conflict`] when more would go than `cap` allows.
 pub async fn cull(
     app: &App,
+    by: &By,
     rule: Staleness,
     cap: Cap,
     dry_run: bool,
@@ -56,11 +60,21 @@ pub async fn cull(
     if !dry_run {
         let mut ended = HashSet::new();
         for batch in stale.chunks(usize::try_from(BATCH).unwrap_or(1)) {
-            let ids: Vec<Id> = batch.iter().map(|(id, _)| *id).collect();
+            let batch: Vec<(Id, String)> =
+                batch.iter().map(|(id, token)| (*id, token.token_key.clone())).collect();
+            let auditor = app.auditor(by);
             let gone: Vec<Id> = app
                 .db
                 .write("cull tokens", move |tx| {
-                    Ok::<_, Failure>(tokens::end_stale(tx, &ids, before)?)
+                    let ids: Vec<Id> = batch.iter().map(|(id, _)| *id).collect();
+                    let ended = tokens::end_stale(tx, &ids, before)?;
+                    if !ended.is_empty() {
+                        let gone: HashSet<Id> = ended.iter().copied().collect();
+                        let keys = batch.iter().filter(|(id, _)| gone.contains(id));
+                        let detail = audit::batch(keys.map(|(_, key)| key.as_str()));
+                        auditor.note(tx, Action::TokenCull, &Object::Fleet, &detail)?;
+                    }
+                    Ok::<_, Failure>(ended)
                 })
                 .await?;
             ended.extend(gone);

@@ -5,17 +5,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::operators::find_known;
 use super::{App, Failure};
+use crate::domain::audit::Object;
 use crate::domain::identity::{By, Identity, Name, Named, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::operator_tokens::{self, Hash, Known};
 use crate::store::projects::Project;
 use crate::store::users::User;
 use crate::store::{DbConnection, DbError, Tx, grants, meta, projects, users};
+
+pub const NO_SUCH_TOKEN: Failure = Failure::NotFound("there is no such token");
 
 /// How long a token lives.
 const LIFE: SignedDuration = SignedDuration::from_hours(1);
@@ -236,15 +241,15 @@ pub async fn find(
 ///
 /// # Errors
 /// [`Failure::NotFound`] when there is none.
-pub async fn revoke(app: &App, _by: &By, hash: Hash) -> Result<(), Failure> {
-    let epoch = app.epoch();
+pub async fn revoke(app: &App, by: &By, hash: Hash) -> Result<(), Failure> {
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("revoke operator token", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
-            match operator_tokens::delete(tx, &hash)? {
-                0 => Err(Failure::NotFound("there is no such token")),
-                _ => Ok(()),
-            }
+            let audit_id = operator_tokens::find_audit_id(tx.conn, &hash)?.ok_or(NO_SUCH_TOKEN)?;
+            operator_tokens::delete(tx, &hash)?;
+            let object = Object::Token(audit_id);
+            Ok(auditor.note(tx, Action::TokenRevokeOperator, &object, &json!({}))?)
         })
         .await
 }

@@ -1,5 +1,6 @@
 //! The only changes, and what they share: the app they change and the ways they fail.
 
+pub mod audit;
 pub mod authenticate;
 pub mod claims;
 pub mod contents;
@@ -19,6 +20,7 @@ use jiff::SignedDuration;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::domain::audit::AuditKey;
 use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
@@ -29,6 +31,7 @@ use crate::domain::policy::Rules;
 use crate::domain::preseed::Templates;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
+use crate::live::strangers::Strangers;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
 use crate::store::{self, Db, DbError};
@@ -42,6 +45,10 @@ pub struct App {
     pub clock: Clock,
     pub mint: Mint,
     pub sealer: Sealer,
+    /// What the audit is chained with.
+    pub audit_key: Arc<AuditKey>,
+    /// Refusals of callers nobody knows, until the audit is told.
+    pub strangers: Strangers,
     /// A sealed secret nobody has: what an unknown token is verified against.
     pub nobody: Nobody,
     pub nonces: Nonces,
@@ -62,6 +69,8 @@ pub struct App {
     pub service_token_window: SignedDuration,
     /// How fast each source address is refused.
     pub refused: Pace,
+    /// How often the audit is told of a source that misuses a claim.
+    pub misused_claims: Pace,
     pub limits: Limits,
     pub absent_items: AbsentItems,
     pub plaintext_replay: PlaintextReplay,

@@ -1,12 +1,16 @@
 //! Adding, importing, changing and removing nodes.
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::contents::{self, Checked};
-use super::{App, Failure, NO_SUCH_NODE, Problem};
+use super::{App, Failure, NO_SUCH_NODE, Problem, audit};
+use crate::domain::audit::Object;
 use crate::domain::credentials::EndedBy;
+use crate::domain::identity::{By, id_text};
 use crate::domain::metadata::ContentKind;
 use crate::domain::node::{NewNode, Node, NodeChange, SystemId};
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::{DbConnection, Tx, is_unique_violation, nodes, tokens};
 
@@ -18,19 +22,27 @@ const HOSTNAME_TAKEN: &str =
 ///
 /// # Errors
 /// [`Failure::Conflict`] when its system id or hostname is taken.
-pub async fn add(app: &App, project: Id, new: NewNode) -> Result<Node, Failure> {
+pub async fn add(app: &App, by: &By, project: Id, new: NewNode) -> Result<Node, Failure> {
     let system_id = new.system_id.clone();
     // A made-up id that is taken is rare; five in a row are not chance.
     let ids: Vec<SystemId> = match system_id {
         Some(id) => vec![id],
         None => (0..5).filter_map(|_| SystemId::parse(&app.mint.system_id()).ok()).collect(),
     };
+    let auditor = app.auditor(by);
     app.db
         .write("add node", move |tx| {
             let mut refused = Failure::Conflict(SYSTEM_ID_TAKEN.into());
             for id in ids {
                 match insert(tx, project, &id, &new)? {
-                    None => return nodes::find(tx.conn, project, id.as_str())?.ok_or(NO_SUCH_NODE),
+                    None => {
+                        let node = nodes::find(tx.conn, project, id.as_str())?;
+                        let node = node.ok_or(NO_SUCH_NODE)?;
+                        let detail = json!({"project": id_text(project.0)});
+                        let object = Object::Node(id.to_string());
+                        auditor.note(tx, Action::NodeCreate, &object, &detail)?;
+                        return Ok(node);
+                    }
                     Some(taken) => refused = Failure::Conflict(taken.into()),
                 }
             }
@@ -83,7 +95,12 @@ pub struct Imported {
 ///
 /// # Errors
 /// [`Failure::Invalid`] with every line that is in conflict.
-pub async fn import(app: &App, project: Id, lines: Vec<ImportLine>) -> Result<Imported, Failure> {
+pub async fn import(
+    app: &App,
+    by: &By,
+    project: Id,
+    lines: Vec<ImportLine>,
+) -> Result<Imported, Failure> {
     let mut lines: Vec<(SystemId, ImportLine)> = lines
         .into_iter()
         .map(|line| match line.node.system_id.clone() {
@@ -94,22 +111,32 @@ pub async fn import(app: &App, project: Id, lines: Vec<ImportLine>) -> Result<Im
         .map_err(|why| Failure::Invalid(vec![Problem::new(why)]))?;
     // In one order, so that two imports of the same nodes wait for each other and not in a ring.
     lines.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let auditor = app.auditor(by);
     app.db
         .write("import nodes", move |tx| {
+            let mut created = Vec::new();
             let mut imported = Imported::default();
             let mut problems = Vec::new();
             for (id, line) in lines {
                 match insert(tx, project, &id, &line.node)? {
                     None => {
                         store_contents(tx, &id, &line)?;
-                        imported.created += 1;
+                        created.push(id);
                     }
                     Some(_) if is_there(tx.conn, project, &line)? => imported.unchanged += 1,
                     Some(taken) => problems.push(Problem::line(line.line, taken)),
                 }
             }
             problems.sort_by_key(|problem| problem.line);
-            if problems.is_empty() { Ok(imported) } else { Err(Failure::Invalid(problems)) }
+            if !problems.is_empty() {
+                return Err(Failure::Invalid(problems));
+            }
+            imported.created = created.len();
+            if !created.is_empty() {
+                let detail = audit::batch(created.iter().map(SystemId::as_str));
+                auditor.note(tx, Action::NodeCreate, &Object::Project(project.0), &detail)?;
+            }
+            Ok(imported)
         })
         .await
 }
@@ -164,6 +191,7 @@ fn has(
 /// [`Failure::NotFound`] for the node or the new project, [`Failure::Conflict`] for a hostname.
 pub async fn change(
     app: &App,
+    by: &By,
     project: Id,
     system_id: String,
     change: NodeChange,
@@ -172,12 +200,14 @@ pub async fn change(
         None => None,
         Some(name) => Some(app.project(name).await?),
     };
+    let auditor = app.auditor(by);
     app.db
         .write("change node", move |tx| {
             if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
                 return Err(NO_SUCH_NODE);
             }
             let id = SystemId::parse(&system_id).map_err(|_| NO_SUCH_NODE)?;
+            let before = nodes::find(tx.conn, project, &system_id)?.ok_or(NO_SUCH_NODE)?;
             if to.is_some_and(|to| to != project) {
                 tokens::end_for_node(tx, &system_id, EndedBy::Project)?;
             }
@@ -187,7 +217,19 @@ pub async fn change(
                 }
                 changed => changed?,
             }
-            nodes::find(tx.conn, to.unwrap_or(project), &system_id)?.ok_or(NO_SUCH_NODE)
+            let into = to.unwrap_or(project);
+            let node = nodes::find(tx.conn, into, &system_id)?.ok_or(NO_SUCH_NODE)?;
+            if node != before {
+                let detail = json!({
+                    "fields": node.differs_in(&before),
+                    "project": id_text(project.0),
+                    "to_project": (into != project).then(|| id_text(into.0)),
+                });
+                let moved = into != project;
+                let verb = if moved { Action::NodeMove } else { Action::NodeChange };
+                auditor.note(tx, verb, &Object::Node(system_id), &detail)?;
+            }
+            Ok(node)
         })
         .await
 }
@@ -196,16 +238,19 @@ pub async fn change(
 ///
 /// # Errors
 /// [`Failure::NotFound`] when the project has no such node.
-pub async fn remove(app: &App, project: Id, system_id: String) -> Result<(), Failure> {
+pub async fn remove(app: &App, by: &By, project: Id, system_id: String) -> Result<(), Failure> {
+    let auditor = app.auditor(by);
     app.db
         .write("remove node", move |tx| {
             if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
                 return Err(NO_SUCH_NODE);
             }
-            tokens::end_for_node(tx, &system_id, EndedBy::Removal)?;
+            let ended = tokens::end_for_node(tx, &system_id, EndedBy::Removal)?;
             let digests = crate::store::contents::list_digests(tx.conn, &system_id)?;
             nodes::delete(tx, &system_id)?;
             crate::store::contents::delete_unused(tx, &digests)?;
+            let detail = json!({"project": id_text(project.0), "tokens_ended": ended});
+            auditor.note(tx, Action::NodeRemove, &Object::Node(system_id), &detail)?;
             Ok(())
         })
         .await
@@ -216,15 +261,28 @@ pub async fn remove(app: &App, project: Id, system_id: String) -> Result<(), Fai
 ///
 /// # Errors
 /// [`Failure::NotFound`] when the project has no such node.
-pub async fn reprovision(app: &App, project: Id, system_id: String) -> Result<Node, Failure> {
+pub async fn reprovision(
+    app: &App,
+    by: &By,
+    project: Id,
+    system_id: String,
+) -> Result<Node, Failure> {
+    let auditor = app.auditor(by);
     app.db
         .write("reprovision node", move |tx| {
             if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
                 return Err(NO_SUCH_NODE);
             }
-            tokens::end_for_node(tx, &system_id, EndedBy::Reprovision)?;
+            let ended = tokens::end_for_node(tx, &system_id, EndedBy::Reprovision)?;
             nodes::update_reprovisioned(tx, &system_id)?;
-            nodes::find(tx.conn, project, &system_id)?.ok_or(NO_SUCH_NODE)
+            let node = nodes::find(tx.conn, project, &system_id)?.ok_or(NO_SUCH_NODE)?;
+            let detail = json!({
+                "project": id_text(project.0),
+                "instance_id": node.instance_id,
+                "tokens_ended": ended,
+            });
+            auditor.note(tx, Action::NodeReprovision, &Object::Node(system_id), &detail)?;
+            Ok(node)
         })
         .await
 }

@@ -1,8 +1,12 @@
 //! Projects made, changed and removed, and what users are in them.
 
+use serde_json::json;
+
 use super::users::{NO_SUCH_USER, not_node_init};
 use super::{App, Failure};
+use crate::domain::audit::Object;
 use crate::domain::identity::{By, Name, Role};
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::projects::{Change, DEFAULT, Project};
 use crate::store::{Tx, grants, is_unique_violation, meta, operator_tokens, projects, users};
@@ -19,16 +23,19 @@ fn taken(error: diesel::result::Error) -> Failure {
 /// [`Failure::Conflict`] when the name is taken.
 pub async fn create(
     app: &App,
-    _by: &By,
+    by: &By,
     name: Name,
     description: Option<String>,
     enabled: bool,
 ) -> Result<Project, Failure> {
     let id = Id(app.mint.id(app.clock.now()));
+    let auditor = app.auditor(by);
     let new = Project { id, name: name.as_str().to_owned(), description, enabled };
     app.db
         .write("create project", move |tx| {
             projects::insert(tx, &new).map_err(taken)?;
+            let detail = json!({"enabled": new.enabled});
+            auditor.note(tx, Action::ProjectCreate, &Object::Project(id.0), &detail)?;
             Ok(new)
         })
         .await
@@ -39,8 +46,8 @@ pub async fn create(
 ///
 /// # Errors
 /// [`Failure::NotFound`]; [`Failure::Conflict`] for the name, or for `default`.
-pub async fn change(app: &App, _by: &By, id: Id, change: Change) -> Result<Project, Failure> {
-    let epoch = app.epoch();
+pub async fn change(app: &App, by: &By, id: Id, change: Change) -> Result<Project, Failure> {
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("change project", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
@@ -48,10 +55,18 @@ pub async fn change(app: &App, _by: &By, id: Id, change: Change) -> Result<Proje
             if id == DEFAULT && (change.name.is_some() || change.enabled == Some(false)) {
                 return Err(Failure::Conflict(DEFAULT_STAYS.into()));
             }
+            let mut ended = 0;
             if change.enabled == Some(false) {
-                operator_tokens::delete_for_project(tx, id)?;
+                ended = operator_tokens::delete_for_project(tx, id)?;
             }
             projects::update(tx, id, &change).map_err(taken)?;
+            let detail = json!({
+                "name": change.name.is_some(),
+                "description": change.description.is_some(),
+                "enabled": change.enabled,
+                "tokens_ended": ended,
+            });
+            auditor.note(tx, Action::ProjectChange, &Object::Project(id.0), &detail)?;
             projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)
         })
         .await
@@ -61,8 +76,8 @@ pub async fn change(app: &App, _by: &By, id: Id, change: Change) -> Result<Proje
 ///
 /// # Errors
 /// [`Failure::NotFound`]; [`Failure::Conflict`] when there are nodes in it, or for `default`.
-pub async fn remove(app: &App, _by: &By, id: Id) -> Result<(), Failure> {
-    let epoch = app.epoch();
+pub async fn remove(app: &App, by: &By, id: Id) -> Result<(), Failure> {
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("remove project", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
@@ -70,7 +85,8 @@ pub async fn remove(app: &App, _by: &By, id: Id) -> Result<(), Failure> {
                 return Err(Failure::Conflict(DEFAULT_STAYS.into()));
             }
             if projects::delete(tx, id)? > 0 {
-                return Ok(());
+                let object = Object::Project(id.0);
+                return Ok(auditor.note(tx, Action::ProjectRemove, &object, &json!({}))?);
             }
             projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)?;
             Err(Failure::Conflict("there are nodes in this project: move or remove them".into()))
@@ -82,8 +98,8 @@ pub async fn remove(app: &App, _by: &By, id: Id) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Failure::NotFound`] for either; [`Failure::Conflict`] for node-init.
-pub async fn grant(app: &App, _by: &By, user: Id, project: Id, role: Role) -> Result<(), Failure> {
-    let epoch = app.epoch();
+pub async fn grant(app: &App, by: &By, user: Id, project: Id, role: Role) -> Result<(), Failure> {
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("grant role", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
@@ -91,7 +107,9 @@ pub async fn grant(app: &App, _by: &By, user: Id, project: Id, role: Role) -> Re
             if grants::list_roles(tx.conn, user, project)?.contains(&role) {
                 return Ok(());
             }
-            Ok(grants::insert(tx, user, project, role)?)
+            grants::insert(tx, user, project, role)?;
+            let object = Object::Grant { project: project.0, user: user.0 };
+            Ok(auditor.note(tx, Action::RoleGrant, &object, &json!({"role": role}))?)
         })
         .await
 }
@@ -100,14 +118,8 @@ pub async fn grant(app: &App, _by: &By, user: Id, project: Id, role: Role) -> Re
 ///
 /// # Errors
 /// [`Failure::NotFound`] for either, or when the user does not have the role.
-pub async fn ungrant(
-    app: &App,
-    _by: &By,
-    user: Id,
-    project: Id,
-    role: Role,
-) -> Result<(), Failure> {
-    let epoch = app.epoch();
+pub async fn ungrant(app: &App, by: &By, user: Id, project: Id, role: Role) -> Result<(), Failure> {
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("revoke role", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
@@ -115,8 +127,10 @@ pub async fn ungrant(
             if grants::delete(tx, user, project, role)? == 0 {
                 return Err(Failure::NotFound("the user does not have this role"));
             }
-            operator_tokens::delete_for_user(tx, user, Some(project))?;
-            Ok(())
+            let ended = operator_tokens::delete_for_user(tx, user, Some(project))?;
+            let object = Object::Grant { project: project.0, user: user.0 };
+            let detail = json!({"role": role, "tokens_ended": ended});
+            Ok(auditor.note(tx, Action::RoleRevoke, &object, &detail)?)
         })
         .await
 }

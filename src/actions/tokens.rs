@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{App, Failure, NO_SUCH_NODE};
+use serde_json::json;
+
+use super::{App, Failure, NO_SUCH_NODE, audit};
+use crate::domain::audit::Object;
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
 use crate::domain::cull::parse_duration;
+use crate::domain::identity::{By, id_text};
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::{nodes, tokens};
 
@@ -16,12 +21,19 @@ use crate::store::{nodes, tokens};
 const BATCH: usize = 500;
 
 /// `get_token_for_node`: the node's live token, made if there is none; the same one for everybody
-/// who asks at once.
+/// who asks at once. `verb` is what the caller asked for it by.
 ///
 /// # Errors
 /// [`Failure::NotFound`] when the project has no such node.
-pub async fn get(app: &App, project: Id, system_id: String) -> Result<IssuedToken, Failure> {
-    let mut issued = get_batch(app, project, vec![system_id]).await?;
+pub async fn get(
+    app: &App,
+    by: &By,
+    verb: Action,
+    project: Id,
+    system_id: String,
+) -> Result<IssuedToken, Failure> {
+    let object = Object::Node(system_id.clone());
+    let mut issued = get_batch(app, by, (verb, object), project, vec![system_id]).await?;
     issued.pop().flatten().ok_or(NO_SUCH_NODE)
 }
 
@@ -31,18 +43,22 @@ pub async fn get(app: &App, project: Id, system_id: String) -> Result<IssuedToke
 /// Only the store's.
 pub async fn get_many(
     app: &App,
+    by: &By,
     project: Id,
     system_ids: Vec<String>,
 ) -> Result<Vec<Option<IssuedToken>>, Failure> {
     let mut issued = Vec::with_capacity(system_ids.len());
     for ids in system_ids.chunks(BATCH) {
-        issued.extend(get_batch(app, project, ids.to_vec()).await?);
+        let what = (Action::TokenGet, Object::Project(project.0));
+        issued.extend(get_batch(app, by, what, project, ids.to_vec()).await?);
     }
     Ok(issued)
 }
 
 async fn get_batch(
     app: &App,
+    by: &By,
+    what: (Action, Object),
     project: Id,
     system_ids: Vec<String>,
 ) -> Result<Vec<Option<IssuedToken>>, Failure> {
@@ -59,7 +75,7 @@ async fn get_batch(
         }
     }
     if !missing.is_empty() {
-        for token in make(app, project, missing).await? {
+        for token in make(app, by, what, project, missing).await? {
             live.insert(token.system_id.clone(), token);
         }
     }
@@ -96,7 +112,14 @@ pub(super) fn open(app: &App, token: &tokens::Live) -> Result<IssuedToken, Failu
 }
 
 /// Makes the tokens of those of these nodes that exist and still have none.
-async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens::Live>, Failure> {
+async fn make(
+    app: &App,
+    by: &By,
+    (verb, object): (Action, Object),
+    project: Id,
+    missing: Vec<String>,
+) -> Result<Vec<tokens::Live>, Failure> {
+    let auditor = app.auditor(by);
     let fresh: Vec<tokens::Live> = missing.iter().map(|id| fresh(app, id.clone())).collect();
     app.db
         .write("get token", move |tx| {
@@ -105,12 +128,21 @@ async fn make(app: &App, project: Id, missing: Vec<String>) -> Result<Vec<tokens
             let known = nodes::lock(tx, project, &missing)?;
             let mut live = tokens::find_live(tx.conn, project, &known)?;
             let had: HashSet<String> = live.iter().map(|token| token.system_id.clone()).collect();
+            let first = live.len();
             for made in fresh {
                 if known.contains(&made.system_id) && !had.contains(&made.system_id) {
                     tokens::insert(tx, &made)?;
                     live.push(made);
                 }
             }
+            let detail = match (&object, &live[first..]) {
+                (_, []) => return Ok(live),
+                (Object::Node(_), [made]) => json!({
+                    "project": id_text(project.0), "token_key": made.token_key.as_str(),
+                }),
+                (_, made) => audit::batch(made.iter().map(|made| made.system_id.as_str())),
+            };
+            auditor.note(tx, verb, &object, &detail)?;
             Ok(live)
         })
         .await
@@ -130,13 +162,18 @@ pub async fn get_node_for_key(app: &App, key: TokenKey) -> Result<Option<String>
 ///
 /// # Errors
 /// [`Failure::NotFound`] when the project has no such node.
-pub async fn revoke(app: &App, project: Id, system_id: String) -> Result<(), Failure> {
+pub async fn revoke(app: &App, by: &By, project: Id, system_id: String) -> Result<(), Failure> {
+    let auditor = app.auditor(by);
     app.db
         .write("revoke token", move |tx| {
             if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
                 return Err(NO_SUCH_NODE);
             }
-            tokens::end_for_node(tx, &system_id, EndedBy::Revoke)?;
+            let ended = tokens::end_for_node(tx, &system_id, EndedBy::Revoke)?;
+            if ended > 0 {
+                let detail = json!({"project": id_text(project.0), "tokens_ended": ended});
+                auditor.note(tx, Action::TokenRevoke, &Object::Node(system_id), &detail)?;
+            }
             Ok(())
         })
         .await
@@ -165,12 +202,14 @@ pub fn parse_retire_after(text: &str) -> Result<Duration, String> {
 /// [`Failure::NotFound`] when the project has no such node.
 pub async fn reissue(
     app: &App,
+    by: &By,
     project: Id,
     system_id: String,
     retire_after: Duration,
 ) -> Result<IssuedToken, Failure> {
     // What this process has seen of first uses counts.
     super::cull::flush(app).await?;
+    let auditor = app.auditor(by);
     let made = fresh(app, system_id);
     let made = app
         .db
@@ -183,19 +222,29 @@ pub async fn reissue(
             let pairings = tokens::list_pairings(tx.conn, &made.system_id)?;
             let live = pairings.iter().find(|pairing| pairing.retires_at.is_none());
             let retiring = pairings.iter().find(|pairing| pairing.retires_at.is_some());
-            match (live, retiring) {
+            let ended = match (live, retiring) {
                 (Some(live), Some(retiring)) if retiring.is_used && !live.is_used => {
-                    tokens::end(tx, &[live.id], EndedBy::Reissue)?;
+                    let ended = tokens::end(tx, &[live.id], EndedBy::Reissue)?;
                     tokens::retire(tx, retiring.id, until)?;
+                    ended
                 }
                 (Some(live), retiring) => {
-                    let ended: Vec<Id> = retiring.iter().map(|pairing| pairing.id).collect();
-                    tokens::end(tx, &ended, EndedBy::Reissue)?;
+                    let older: Vec<Id> = retiring.iter().map(|pairing| pairing.id).collect();
+                    let ended = tokens::end(tx, &older, EndedBy::Reissue)?;
                     tokens::retire(tx, live.id, until)?;
+                    ended
                 }
-                (None, _) => {}
-            }
+                (None, _) => 0,
+            };
             tokens::insert(tx, &made)?;
+            let detail = json!({
+                "project": id_text(project.0),
+                "token_key": made.token_key.as_str(),
+                "tokens_ended": ended,
+                "retires_at": live.map(|_| until),
+            });
+            let object = Object::Node(made.system_id.clone());
+            auditor.note(tx, Action::TokenReissue, &object, &detail)?;
             Ok(made)
         })
         .await?;

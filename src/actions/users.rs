@@ -1,9 +1,13 @@
 //! Users made, changed and removed, and the first admin. Whatever takes something away from a user
 //! ends the user's tokens in the same transaction, for ever.
 
+use serde_json::json;
+
 use super::{App, Failure};
-use crate::domain::identity::{By, Name, Role};
+use crate::domain::audit::Object;
+use crate::domain::identity::{By, Name, Role, id_text};
 use crate::domain::password::Password;
+use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::users::{Change, NODE_INIT, User};
 use crate::store::{Tx, grants, is_unique_violation, meta, operator_tokens, projects, users};
@@ -49,9 +53,10 @@ impl Wanted {
 /// # Errors
 /// [`Failure::NotFound`] for the project, before anything is written; [`Failure::Conflict`] for
 /// the name.
-pub async fn create(app: &App, _by: &By, new: NewUser) -> Result<User, Failure> {
+pub async fn create(app: &App, by: &By, new: NewUser) -> Result<User, Failure> {
     let id = Id(app.mint.id(app.clock.now()));
     let hash = hash(app, new.password).await?;
+    let auditor = app.auditor(by);
     app.db
         .write("create user", move |tx| {
             let default_project = new.project.map(|wanted| wanted.find(tx)).transpose()?;
@@ -66,6 +71,9 @@ pub async fn create(app: &App, _by: &By, new: NewUser) -> Result<User, Failure> 
             if let Some(project) = default_project {
                 grants::insert(tx, id, project, DEFAULT_ROLE)?;
             }
+            let granted = default_project.map(|_| DEFAULT_ROLE);
+            let detail = json!({"enabled": user.enabled, "role": granted});
+            auditor.note(tx, Action::UserCreate, &Object::User(id.0), &detail)?;
             Ok(user)
         })
         .await
@@ -95,7 +103,14 @@ pub struct UserChange {
 ///
 /// # Errors
 /// [`Failure::NotFound`] for the user or the project, [`Failure::Conflict`] for the name.
-pub async fn change(app: &App, _by: &By, id: Id, change: UserChange) -> Result<User, Failure> {
+pub async fn change(
+    app: &App,
+    by: &By,
+    verb: Action,
+    id: Id,
+    change: UserChange,
+) -> Result<User, Failure> {
+    let auditor = app.auditor(by);
     let password_hash = hash(app, change.password).await?;
     let epoch = app.epoch();
     app.db
@@ -104,9 +119,18 @@ pub async fn change(app: &App, _by: &By, id: Id, change: UserChange) -> Result<U
             users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
             not_node_init(id)?;
             let default_project = change.project.map(|wanted| wanted.find(tx)).transpose()?;
+            let mut ended = 0;
             if change.enabled == Some(false) || password_hash.is_some() {
-                operator_tokens::delete_for_user(tx, id, None)?;
+                ended = operator_tokens::delete_for_user(tx, id, None)?;
             }
+            let detail = json!({
+                "name": change.name.is_some(),
+                "email": change.email.is_some(),
+                "password": password_hash.is_some(),
+                "enabled": change.enabled,
+                "project": default_project.map(|id| id_text(id.0)),
+                "tokens_ended": ended,
+            });
             let change = Change {
                 name: change.name,
                 email: change.email,
@@ -115,6 +139,7 @@ pub async fn change(app: &App, _by: &By, id: Id, change: UserChange) -> Result<U
                 password_hash,
             };
             users::update(tx, id, &change).map_err(taken)?;
+            auditor.note(tx, verb, &Object::User(id.0), &detail)?;
             users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)
         })
         .await
@@ -124,16 +149,16 @@ pub async fn change(app: &App, _by: &By, id: Id, change: UserChange) -> Result<U
 ///
 /// # Errors
 /// [`Failure::NotFound`], or [`Failure::Conflict`] for node-init.
-pub async fn remove(app: &App, _by: &By, id: Id) -> Result<(), Failure> {
-    let epoch = app.epoch();
+pub async fn remove(app: &App, by: &By, id: Id) -> Result<(), Failure> {
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("remove user", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
             not_node_init(id)?;
-            match users::delete(tx, id)? {
-                0 => Err(NO_SUCH_USER),
-                _ => Ok(()),
+            if users::delete(tx, id)? == 0 {
+                return Err(NO_SUCH_USER);
             }
+            Ok(auditor.note(tx, Action::UserRemove, &Object::User(id.0), &json!({}))?)
         })
         .await
 }
@@ -149,13 +174,13 @@ pub(super) fn not_node_init(id: Id) -> Result<(), Failure> {
 /// [`Failure::Conflict`] for node-init.
 pub async fn bootstrap(
     app: &App,
-    _by: &By,
+    by: &By,
     name: Name,
     password: Password,
 ) -> Result<(User, bool), Failure> {
     let new_id = Id(app.mint.id(app.clock.now()));
     let password_hash = app.hash(password).await?;
-    let epoch = app.epoch();
+    let (epoch, auditor) = (app.epoch(), app.auditor(by));
     app.db
         .write("bootstrap", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
@@ -186,6 +211,8 @@ pub async fn bootstrap(
             if !roles.contains(&Role::Admin) {
                 grants::insert(tx, id, projects::DEFAULT, Role::Admin)?;
             }
+            let detail = json!({"created": created});
+            auditor.note(tx, Action::Bootstrap, &Object::User(id.0), &detail)?;
             Ok((users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?, created))
         })
         .await

@@ -1,6 +1,7 @@
 //! Commands and flags. Each arm makes one call, of the client, the server or maintenance, and
 //! prints what came of it: results on stdout, all else on stderr.
 
+mod audit;
 mod auth;
 mod bench;
 mod contents;
@@ -120,6 +121,9 @@ enum Command {
     /// Who may do what where
     #[command(subcommand)]
     Role(identity::Role),
+    /// Who changed what, and who was refused
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Try policy rules without a server
     #[command(subcommand)]
     Policy(Policy),
@@ -163,6 +167,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::User(command) => identity::user(&common, command),
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
+        Command::Audit(command) => audit::run(&common, command),
         Command::Policy(Policy::Eval { file }) => {
             let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
             let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;

@@ -212,6 +212,24 @@ pub struct Node {
     pub created_at: Timestamp,
 }
 
+impl Node {
+    /// The names of the fields in which it is not as `other` is.
+    #[must_use]
+    pub fn differs_in(&self, other: &Node) -> Vec<&'static str> {
+        [
+            ("hostname", self.hostname != other.hostname),
+            ("macs", self.macs != other.macs),
+            ("ssh_keys", self.ssh_keys != other.ssh_keys),
+            ("labels", self.labels != other.labels),
+            ("project", self.project != other.project),
+            ("netboot", self.netboot != other.netboot),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
 /// The `instance-id`: cloud-init takes the node for a new one when it changes.
 #[must_use]
 pub fn instance_id(system_id: &SystemId, reprovisions: i32) -> String {

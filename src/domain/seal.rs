@@ -78,7 +78,8 @@ fn place(token: &TokenKey) -> Vec<u8> {
     [b"tokens.sealed_secret\0", token.as_str().as_bytes()].concat()
 }
 
-fn subkey(secret_key: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
+/// One subkey a purpose, so that none tells anything of another.
+pub(super) fn subkey(secret_key: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret_key)
         .expect("HMAC takes a key of any length");
     mac.update(purpose);

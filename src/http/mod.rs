@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{contents, identity, nodes, preseeds, tokens};
+    use operator::{audit, contents, identity, nodes, preseeds, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -130,6 +130,8 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
         ("/v1/whoami", vec![get(Action::Whoami, identity::tokens::whoami)]),
         ("/v1/bootstrap", vec![post(Action::Bootstrap, Takes::Json, identity::users::bootstrap)]),
         ("/v1/tokens", vec![get(Action::TokenList, tokens::list)]),
+        ("/v1/audit", vec![get(Action::AuditList, audit::list)]),
+        ("/v1/audit/verify", vec![get(Action::AuditVerify, audit::verify)]),
         ("/v1/tokens/cull", vec![post(Action::TokenCull, Takes::Json, tokens::cull)]),
     ]
     .into_iter()

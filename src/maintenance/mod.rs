@@ -6,6 +6,8 @@ pub mod lock;
 use std::time::Duration;
 
 use crate::config::Settings;
+use crate::domain::audit::AuditKey;
+use crate::domain::seal::Sealer;
 use crate::store::migrations::{self, MigrateError};
 use crate::store::{DatabaseUrl, Db, DbError, is_unique_violation, meta};
 
@@ -63,14 +65,17 @@ pub fn migrate(settings: &Settings, new_key: bool) -> Result<Vec<String>, Mainte
     Ok(migrations::run(&settings.database_url)?)
 }
 
-/// The secret key of this database, checked against it: one that does not fit stops the start.
+/// What is made of the secret key.
+pub struct Keys {
+    pub sealer: Sealer,
+    pub audit: AuditKey,
+}
+
+/// The keys of this database, checked against it: one that does not fit stops the start.
 ///
 /// # Errors
 /// When there is no key, or it is not the one the database was first used with.
-pub async fn fitting_key(
-    settings: &Settings,
-    db: &Db,
-) -> Result<crate::domain::seal::Sealer, MaintenanceError> {
+pub async fn fitting_key(settings: &Settings, db: &Db) -> Result<Keys, MaintenanceError> {
     let path = &settings.secret_key_file;
     // A database that no key was noted in has no secret to lose. Replicas share a key, so theirs
     // is made by hand, once.
@@ -78,7 +83,8 @@ pub async fn fitting_key(
     if embedded && !path.exists() && db.read(meta::find_key_check).await?.is_none() {
         key::make(path)?;
     }
-    let sealer = crate::domain::seal::Sealer::new(&*key::load(path)?);
+    let secret = key::load(path)?;
+    let (sealer, audit) = (Sealer::new(&secret), AuditKey::new(&secret));
     let check = sealer.check_value().to_vec();
     let stored = db
         .write("note the key", move |tx| {
@@ -98,7 +104,7 @@ pub async fn fitting_key(
         Err(error) => return Err(MaintenanceError::Store(error)),
     };
     if stored == sealer.check_value() {
-        Ok(sealer)
+        Ok(Keys { sealer, audit })
     } else {
         Err(key::KeyError::DoesNotFit { path: path.display().to_string() }.into())
     }

@@ -1,5 +1,6 @@
 //! The only SQL. `Db::read` and `Db::write` are the only two ways to it.
 
+pub mod audit;
 pub mod claims;
 pub mod columns;
 pub mod contents;

@@ -87,6 +87,11 @@ pub fn find(conn: &mut DbConnection, hash: &Hash) -> QueryResult<Option<Known>> 
     Ok(Some(Known { identity, issued_at: issued.into() }))
 }
 
+/// The public name of a token, whatever has become of its user.
+pub fn find_audit_id(conn: &mut DbConnection, hash: &Hash) -> QueryResult<Option<String>> {
+    operator_tokens::table.find(&hash[..]).select(operator_tokens::audit_id).first(conn).optional()
+}
+
 pub fn delete(tx: &mut Tx, hash: &Hash) -> QueryResult<usize> {
     diesel::delete(operator_tokens::table.find(&hash[..])).execute(tx.conn)
 }

@@ -120,6 +120,31 @@ diesel::table! {
 }
 
 diesel::table! {
+    audit (seq) {
+        seq -> BigInt,
+        at -> BigInt,
+        actor -> Text,
+        verb -> Text,
+        object -> Text,
+        outcome -> Text,
+        detail -> Text,
+        request_id -> Text,
+        mac -> Binary,
+    }
+}
+
+diesel::table! {
+    audit_head (id) {
+        id -> Integer,
+        base -> BigInt,
+        base_mac -> Binary,
+        count -> BigInt,
+        mac -> Binary,
+        seal -> Binary,
+    }
+}
+
+diesel::table! {
     claims (hash) {
         hash -> Binary,
         system_id -> Text,

@@ -60,6 +60,8 @@ const CASES: &[Case] = &[
     case("POST", REPROVISION, "", 200),
     case("GET", "/v1/tokens", "", 200),
     case("POST", "/v1/tokens/cull", r#"{"unused_for": "1d"}"#, 200),
+    case("GET", "/v1/audit", "", 200),
+    case("GET", "/v1/audit/verify", "", 200),
     case("DELETE", TOKEN, "", 204),
     case("DELETE", NODE, "", 204),
 ];

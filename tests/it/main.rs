@@ -3,6 +3,7 @@
 #![expect(clippy::format_collect, clippy::needless_pass_by_value, reason = "brevity, in tests")]
 
 mod architecture;
+mod audit;
 mod bench;
 mod cli;
 mod cli_identity;

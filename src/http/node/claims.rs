@@ -12,7 +12,7 @@ use crate::domain::claim::ClaimSecret;
 use crate::http::answer::source;
 
 /// Answers whoever holds the secret, which is no part of any answer, log or error.
-pub async fn answer(request: &HttpRequest, app: &App, secret: &str) -> Answer {
+pub async fn answer(request: &HttpRequest, app: &App, secret: &str, request_id: &str) -> Answer {
     if header_bytes(request) > app.limits.header_bytes {
         return too_large();
     }
@@ -25,7 +25,7 @@ pub async fn answer(request: &HttpRequest, app: &App, secret: &str) -> Answer {
     let Some(source) = source(request) else { return unavailable("no_source", None) };
     let claimed = match ClaimSecret::parse(secret) {
         None => Err(Refusal::Unknown),
-        Some(secret) => fetch(app, &secret, source).await,
+        Some(secret) => fetch(app, &secret, source, request_id).await,
     };
     let (reason, response) = match claimed {
         Ok(Claimed { system_id, preseed }) => {

@@ -55,7 +55,7 @@ pub async fn serve(
     let path = route::parse(request.path());
     // The deadline counts from the request's last byte.
     let mut answer = match &path {
-        Path::Claim(secret) => in_time(claims::answer(&request, &shared.app, secret)).await,
+        Path::Claim(secret) => in_time(claims::answer(&request, &shared.app, secret, &id)).await,
         _ => match receive(&request, payload, &shared.app, &path).await {
             Err(answer) => answer,
             Ok(received) => in_time(answer(&request, &shared.app, received)).await,

@@ -140,6 +140,7 @@ async fn set(
     let (project, system_id) = scope.named()?;
     let stored = actions::contents::set(
         &shared.app,
+        &scope.by,
         project,
         system_id,
         kind,
@@ -163,7 +164,8 @@ async fn clear(
 ) -> Result<HttpResponse, HttpError> {
     let precondition = precondition(request)?;
     let (project, system_id) = scope.named()?;
-    actions::contents::clear(&shared.app, project, system_id, kind, precondition).await?;
+    actions::contents::clear(&shared.app, &scope.by, project, system_id, kind, precondition)
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

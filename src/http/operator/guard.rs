@@ -1,6 +1,6 @@
 //! What stands before every route of the operator plane, in this order: the body's size and type
 //! as announced (413, 415), who is calling (401), whether the URL names the caller's project
-//! (400), and policy (403).
+//! (400), and policy (403). Behind it, what was refused is noted.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -11,6 +11,7 @@ use actix_web::{Route, guard, web};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::refusals;
 use crate::actions::App;
 use crate::actions::operators::{Stranger, authenticate, find_known};
 use crate::domain::identity::{By, Caller, id_text};
@@ -150,15 +151,17 @@ async fn stand(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    match admit(action, takes, &request).await {
-        Err(refused) => Ok(request.into_response(refused.error_response())),
+    let response = match admit(action, takes, &request).await {
+        Err(refused) => request.into_response(refused.error_response()),
         Ok(allowed) => {
             if let Some(allowed) = allowed {
                 request.extensions_mut().insert(allowed);
             }
-            Ok(next.call(request).await?.map_into_boxed_body())
+            next.call(request).await?.map_into_boxed_body()
         }
-    }
+    };
+    refusals::note(action, &response).await;
+    Ok(response)
 }
 
 async fn admit(
@@ -182,6 +185,7 @@ async fn admit(
     let names = web::Path::<Names>::from_request(request.request(), &mut Payload::None).await;
     let names = names.map_err(|_| HttpError::unreadable_url())?.into_inner();
     let (allowed, target) = place(app, names, by).await?;
+    request.extensions_mut().insert(refusals::InUrl(allowed.project));
     require(app, &allowed.by.caller, action, &target)?;
     Ok(Some(allowed))
 }
@@ -246,12 +250,12 @@ fn for_the_unscoped(action: Action) -> bool {
 
 /// The parts of a path that name something, as the table of routes spells them.
 #[derive(Deserialize)]
-struct Names {
+pub(super) struct Names {
     project: Option<String>,
-    system_id: Option<String>,
-    user: Option<String>,
-    tenant: Option<String>,
-    token: Option<String>,
+    pub system_id: Option<String>,
+    pub user: Option<String>,
+    pub tenant: Option<String>,
+    pub token: Option<String>,
 }
 
 /// What the URL names, and the target of policy: the stored object, or, where there is none yet,

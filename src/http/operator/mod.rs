@@ -1,11 +1,13 @@
 //! The operator plane under `/v1`.
 
+pub mod audit;
 pub mod contents;
 pub mod guard;
 pub mod identity;
 pub mod nodes;
 pub mod openapi;
 pub mod preseeds;
+mod refusals;
 pub mod tokens;
 
 use actix_web::web;

@@ -71,7 +71,7 @@ pub async fn create(
         refuse_if(fields.finish())?;
         let node = node.ok_or_else(|| HttpError::invalid(Vec::new()))?;
         let project = scope.project()?;
-        let node = actions::nodes::add(app, project, node).await?;
+        let node = actions::nodes::add(app, &scope.by, project, node).await?;
         let location = format!("/v1/{}/nodes/{}", path.into_inner(), node.system_id);
         return Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(node));
     }
@@ -83,7 +83,7 @@ pub async fn create(
         .map_err(|_| crate::store::DbError::Ended)?
         .map_err(HttpError::invalid)?;
     let project = scope.project()?;
-    let imported = actions::nodes::import(app, project, lines).await?;
+    let imported = actions::nodes::import(app, &scope.by, project, lines).await?;
     Ok(HttpResponse::Ok().json(Imported { warnings, ..imported }))
 }
 
@@ -181,13 +181,13 @@ pub async fn change(
         require(&shared.app, &scope.by.caller, Action::NodeMove, &Target::new())?;
     }
     let (project, system_id) = scope.node()?;
-    let node = actions::nodes::change(&shared.app, project, system_id, change).await?;
+    let node = actions::nodes::change(&shared.app, &scope.by, project, system_id, change).await?;
     Ok(HttpResponse::Ok().json(node))
 }
 
 pub async fn remove(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
     let (project, system_id) = scope.node()?;
-    actions::nodes::remove(&shared.app, project, system_id).await?;
+    actions::nodes::remove(&shared.app, &scope.by, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -201,6 +201,6 @@ pub async fn reprovision(
     let fields = body::optional_fields(&request, payload, &shared.app.limits).await?;
     refuse_if(fields.finish())?;
     let (project, system_id) = scope.node()?;
-    let node = actions::nodes::reprovision(&shared.app, project, system_id).await?;
+    let node = actions::nodes::reprovision(&shared.app, &scope.by, project, system_id).await?;
     Ok(HttpResponse::Ok().json(node))
 }

@@ -8,8 +8,10 @@ use super::refuse_if;
 use crate::actions::claims::{self, Made, Wanted};
 use crate::actions::{self, App, Failure};
 use crate::domain::claim::{self, parse_ttl};
+use crate::domain::identity::By;
 use crate::domain::metadata_url::MetadataUrl;
 use crate::domain::network::Network;
+use crate::domain::policy::Action;
 use crate::domain::preseed::Format;
 use crate::http::Shared;
 use crate::http::body;
@@ -32,11 +34,12 @@ pub async fn preseed(
     let (project, system_id) = scope.node()?;
     let metadata_url = metadata_url(app)?;
     let text = if format.holds_credentials() {
-        let token = actions::tokens::get(app, project, system_id).await?;
+        let token =
+            actions::tokens::get(app, &scope.by, Action::Preseed, project, system_id).await?;
         app.templates.render(format, metadata_url, token)
     } else {
         let wanted = Wanted { format: Format::CloudConfig, ttl: claim::TTL, from: None };
-        let Claim { url, .. } = make(app, project, system_id, wanted).await?;
+        let Claim { url, .. } = make(app, &scope.by, project, system_id, wanted).await?;
         app.templates.render_claim(format, &url)
     };
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
@@ -65,19 +68,20 @@ pub async fn claim(
     };
     refuse_if(fields.finish())?;
     let (project, system_id) = scope.node()?;
-    let made = make(&shared.app, project, system_id, wanted).await?;
+    let made = make(&shared.app, &scope.by, project, system_id, wanted).await?;
     let location = (header::LOCATION, made.url.clone());
     Ok(HttpResponse::Created().insert_header(location).json(made))
 }
 
 async fn make(
     app: &App,
+    by: &By,
     project: Id,
     system_id: String,
     wanted: Wanted,
 ) -> Result<Claim, HttpError> {
     let metadata_url = metadata_url(app)?;
-    let Made { secret, expires_at } = claims::make(app, project, system_id, wanted).await?;
+    let Made { secret, expires_at } = claims::make(app, by, project, system_id, wanted).await?;
     Ok(Claim { url: secret.url(metadata_url.as_str()), expires_at })
 }
 

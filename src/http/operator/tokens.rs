@@ -10,6 +10,7 @@ use crate::actions::{self, Failure, NO_SUCH_NODE, Problem};
 use crate::domain::credentials::{IssuedToken, TokenKey, TokenSummary};
 use crate::domain::cull::{Cap, Staleness, parse_duration};
 use crate::domain::node::SystemId;
+use crate::domain::policy::Action;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::error::HttpError;
@@ -44,7 +45,8 @@ fn issued(shared: &Shared, token: IssuedToken) -> Issued {
 
 pub async fn get(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
     let (project, system_id) = scope.node()?;
-    let token = actions::tokens::get(&shared.app, project, system_id).await?;
+    let token =
+        actions::tokens::get(&shared.app, &scope.by, Action::TokenGet, project, system_id).await?;
     Ok(HttpResponse::Ok().json(issued(&shared, token)))
 }
 
@@ -69,7 +71,7 @@ pub async fn get_many(
     }
     refuse_if(problems)?;
     let project = scope.project()?;
-    let tokens = actions::tokens::get_many(&shared.app, project, ids).await?;
+    let tokens = actions::tokens::get_many(&shared.app, &scope.by, project, ids).await?;
     let missing = lines.iter().zip(&tokens).filter(|(_, token)| token.is_none());
     refuse_if(
         missing.map(|((line, _), _)| Problem::line(*line, NO_SUCH_NODE.to_string())).collect(),
@@ -92,7 +94,7 @@ pub async fn show(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpRespon
 
 pub async fn revoke(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
     let (project, system_id) = scope.node()?;
-    actions::tokens::revoke(&shared.app, project, system_id).await?;
+    actions::tokens::revoke(&shared.app, &scope.by, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -108,7 +110,8 @@ pub async fn reissue(
     refuse_if(fields.finish())?;
     let (project, system_id) = scope.node()?;
     let retire_after = retire_after.unwrap_or(actions::tokens::RETIRE_AFTER);
-    let token = actions::tokens::reissue(&shared.app, project, system_id, retire_after).await?;
+    let token =
+        actions::tokens::reissue(&shared.app, &scope.by, project, system_id, retire_after).await?;
     Ok(HttpResponse::Ok().json(issued(&shared, token)))
 }
 
@@ -163,7 +166,7 @@ impl Serialize for Row {
 
 pub async fn cull(
     shared: web::Data<Shared>,
-    _operator: Operator,
+    Operator(by): Operator,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
@@ -176,6 +179,6 @@ pub async fn cull(
     let dry_run = fields.boolean("dry_run").unwrap_or(false);
     let force = fields.boolean("force").unwrap_or(false);
     refuse_if(fields.finish())?;
-    let culled = actions::cull::cull(&shared.app, rule, cap, dry_run, force).await?;
+    let culled = actions::cull::cull(&shared.app, &by, rule, cap, dry_run, force).await?;
     Ok(HttpResponse::Ok().json(culled))
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{envelope, id, missing, seconds};
-use crate::actions::logins::{self, Login, Proof, Scope, Who};
+use crate::actions::logins::{self, Login, NO_SUCH_TOKEN, Proof, Scope, Who};
 use crate::actions::{Failure, Problem};
 use crate::domain::identity::{By, Caller, Identity, Name, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
@@ -20,8 +20,6 @@ use crate::http::error::HttpError;
 use crate::http::extract::Operator;
 use crate::http::operator::{Query, refuse_if, unknown_parameter};
 use crate::store::projects::Project;
-
-const NO_SUCH_TOKEN: Failure = Failure::NotFound("there is no such token");
 
 /// Logs in with a password, or carries a live token to another project.
 pub async fn login(

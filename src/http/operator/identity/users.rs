@@ -10,6 +10,7 @@ use crate::actions::users::{NO_SUCH_USER, NewUser, UserChange, Wanted};
 use crate::actions::{self, Problem};
 use crate::domain::identity::{Name, id_text};
 use crate::domain::password::Password;
+use crate::domain::policy::Action;
 use crate::http::Shared;
 use crate::http::body::{self, Fields};
 use crate::http::error::HttpError;
@@ -130,7 +131,7 @@ pub async fn change(
     }
     refuse_if(problems)?;
     let id = id(&user).ok_or(NO_SUCH_USER)?;
-    Ok(one(actions::users::change(&shared.app, &by, id, change).await?))
+    Ok(one(actions::users::change(&shared.app, &by, Action::UserChange, id, change).await?))
 }
 
 pub async fn set_password(
@@ -153,7 +154,7 @@ pub async fn set_password(
     refuse_if(problems)?;
     let id = id(&user).ok_or(NO_SUCH_USER)?;
     let change = UserChange { password, ..UserChange::default() };
-    Ok(one(actions::users::change(&shared.app, &by, id, change).await?))
+    Ok(one(actions::users::change(&shared.app, &by, Action::UserPassword, id, change).await?))
 }
 
 pub async fn remove(
@@ -174,7 +175,7 @@ pub async fn bootstrap(
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
     if !by.caller.is_socket() {
-        return Err(HttpError::forbidden(crate::domain::policy::Action::Bootstrap));
+        return Err(HttpError::forbidden(Action::Bootstrap));
     }
     let mut fields = body::fields(&request, payload, &shared.app.limits).await?;
     let name = fields.required("name", name);
