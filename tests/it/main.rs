@@ -5,6 +5,7 @@
 mod architecture;
 mod audit;
 mod bench;
+mod claims;
 mod cli;
 mod cli_identity;
 mod client;
@@ -21,6 +22,8 @@ mod openapi;
 mod operator;
 mod policy_cases;
 mod policy_rules;
+mod preseeds;
+mod proxies;
 mod readme;
 mod support;
 mod tls;

@@ -204,13 +204,6 @@ mod tests {
     }
 
     #[test]
-    fn show_all() {
-        for format in Format::ALL {
-            println!("=== {}\n{}", format.name(), shown(*format));
-        }
-    }
-
-    #[test]
     fn every_template_is_filled_completely() {
         for format in Format::ALL {
             let text = shown(*format);
