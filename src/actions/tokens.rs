@@ -195,8 +195,9 @@ pub fn parse_retire_after(text: &str) -> Result<Duration, String> {
 }
 
 /// A new live token. The old one stays accepted until the first use of the new one, or until
-/// `retire_after` from now. Of two old ones, of which the node has used one, that one stays: it is
-/// what the node has, and what nobody has used yet can be replaced.
+/// `retire_after` from now. While that hand-over is under way, the new one is given again: no
+/// read waits for a write, so whether somebody is using it just now cannot be known, and ending
+/// either of the two could leave the node with none.
 ///
 /// # Errors
 /// [`Failure::NotFound`] when the project has no such node.
@@ -211,44 +212,41 @@ pub async fn reissue(
     super::cull::flush(app).await?;
     let auditor = app.auditor(by);
     let made = fresh(app, system_id);
-    let made = app
+    let given = app
         .db
         .write("reissue token", move |tx| {
-            if nodes::lock(tx, project, std::slice::from_ref(&made.system_id))?.is_empty() {
+            let ids = std::slice::from_ref(&made.system_id);
+            if nodes::lock(tx, project, ids)?.is_empty() {
                 return Err(NO_SUCH_NODE);
             }
-            tokens::end_overdue(tx, std::slice::from_ref(&made.system_id))?;
+            tokens::end_overdue(tx, ids)?;
             let until = tx.now.checked_add(retire_after).unwrap_or(Timestamp::MAX);
-            let pairings = tokens::list_pairings(tx.conn, &made.system_id)?;
-            let live = pairings.iter().find(|pairing| pairing.retires_at.is_none());
-            let retiring = pairings.iter().find(|pairing| pairing.retires_at.is_some());
-            let ended = match (live, retiring) {
-                (Some(live), Some(retiring)) if retiring.is_used && !live.is_used => {
-                    let ended = tokens::end(tx, &[live.id], EndedBy::Reissue)?;
-                    tokens::retire(tx, retiring.id, until)?;
-                    ended
-                }
-                (Some(live), retiring) => {
-                    let older: Vec<Id> = retiring.iter().map(|pairing| pairing.id).collect();
-                    let ended = tokens::end(tx, &older, EndedBy::Reissue)?;
-                    tokens::retire(tx, live.id, until)?;
-                    ended
-                }
-                (None, _) => 0,
+            let old = tokens::find_retiring(tx.conn, &made.system_id)?;
+            let live = tokens::find_live(tx.conn, project, ids)?.pop();
+            let is_under_way = live.is_some() && old.is_some();
+            let (retiring, given) = match (live, old) {
+                (Some(live), Some(old)) => (Some(old), live),
+                // The first of its node, or of one whose live token alone was culled.
+                (None, old) => (old, made),
+                (Some(live), None) => (Some(live.id), made),
             };
-            tokens::insert(tx, &made)?;
+            if let Some(retiring) = retiring {
+                tokens::retire(tx, retiring, until)?;
+            }
+            if !is_under_way {
+                tokens::insert(tx, &given)?;
+            }
             let detail = json!({
                 "project": id_text(project.0),
-                "token_key": made.token_key.as_str(),
-                "tokens_ended": ended,
-                "retires_at": live.map(|_| until),
+                "token_key": given.token_key.as_str(),
+                "retires_at": retiring.map(|_| until),
             });
-            let object = Object::Node(made.system_id.clone());
+            let object = Object::Node(given.system_id.clone());
             auditor.note(tx, Action::TokenReissue, &object, &detail)?;
-            Ok(made)
+            Ok(given)
         })
         .await?;
-    open(app, &made)
+    open(app, &given)
 }
 
 /// Ends the superseded tokens whose deadline has passed; nobody has accepted them since.

@@ -215,28 +215,14 @@ pub fn hold(tx: &mut Tx, id: Id) -> QueryResult<bool> {
     }
 }
 
-/// One of the tokens that speak for a node.
-pub struct Pairing {
-    pub id: Id,
-    /// `None` while it is live.
-    pub retires_at: Option<Timestamp>,
-    pub is_used: bool,
-}
-
-/// The tokens that speak for a node: at most a live one and a retiring one.
-pub fn list_pairings(conn: &mut DbConnection, system_id: &str) -> QueryResult<Vec<Pairing>> {
-    let rows: Vec<(Id, Option<Micros>, Option<Micros>)> = node_keys::table
-        .inner_join(tokens::table)
+/// The node's superseded token that is still accepted.
+pub fn find_retiring(conn: &mut DbConnection, system_id: &str) -> QueryResult<Option<Id>> {
+    node_keys::table
         .filter(node_keys::system_id.eq(system_id))
-        .order(node_keys::state)
-        .select((node_keys::token_id, node_keys::retires_at, tokens::last_used_at))
-        .load(conn)?;
-    let pairing = |(id, retires_at, used): (Id, Option<Micros>, Option<Micros>)| Pairing {
-        id,
-        retires_at: retires_at.map(Timestamp::from),
-        is_used: used.is_some(),
-    };
-    Ok(rows.into_iter().map(pairing).collect())
+        .filter(node_keys::state.eq(RETIRING))
+        .select(node_keys::token_id)
+        .first(conn)
+        .optional()
 }
 
 /// From now on a token is superseded, and accepted until `until`.

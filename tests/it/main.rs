@@ -25,6 +25,7 @@ mod policy_rules;
 mod preseeds;
 mod proxies;
 mod readme;
+mod reissue;
 mod support;
 mod tls;
 mod tokens;

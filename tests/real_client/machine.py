@@ -71,9 +71,12 @@ class Machine:
         """One run of DataSourceMAAS with this preseed; `changes` replace keys of `datasource.MAAS`."""
         return self.run("client.py", dict(preseed=preseed, changes=changes, urls=urls), clock, zone)
 
-    def boot(self, preseed, clock=0, zone="", **changes):
-        """One boot with this preseed as a file of /etc/cloud/cloud.cfg.d; a second call is a reboot."""
-        return self.run("boot.py", dict(preseed=preseed, changes=changes), clock, zone)
+    def boot(self, preseed, clock=0, zone="", cmdline="", **changes):
+        """One boot with this preseed, if any, as a file of /etc/cloud/cloud.cfg.d, and these kernel arguments.
+
+        A second call is a reboot.
+        """
+        return self.run("boot.py", dict(preseed=preseed, cmdline=cmdline, changes=changes), clock, zone)
 
     def write(self, path, text):
         """Puts a file on the disk of a machine that is not running."""

@@ -120,5 +120,10 @@ class Node:
     def revoke(self):
         self.server.cli("token", "revoke", self.id)
 
+    def reprovision(self):
+        """Has the node installed anew: its next token is another, and so is its instance-id."""
+        self.server.cli("node", "reprovision", self.id)
+        self.renew()
+
     def preseed(self, form="cloud-config"):
         return self.server.cli("preseed", self.id, "--format", form).decode()
