@@ -166,7 +166,7 @@ async fn fetch_from(app: &App, secret: &ClaimSecret, source: IpAddr) -> Result<C
     let token = app
         .db
         .write("fetch claim", move |tx| {
-            nodes::hold(tx, std::slice::from_ref(&claim.system_id))?;
+            nodes::hold(tx, &[claim.system_id.as_str()])?;
             let gone = |reason| Refusal::Gone { reason, system_id: claim.system_id.clone() };
             let token = tokens::find_accepted(tx.conn, claim.token_id, tx.now)?;
             let token = token.ok_or_else(|| gone("claim_token_ended"))?;

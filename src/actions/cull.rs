@@ -100,7 +100,8 @@ pub async fn flush(app: &App) -> Result<usize, Failure> {
                 let taken_up = tokens::list_taken_up(tx.conn, &used)?;
                 if !taken_up.is_empty() {
                     // Another reissue may have come in between: it is looked at again.
-                    nodes::hold(tx, &taken_up)?;
+                    let ids: Vec<&str> = taken_up.iter().map(String::as_str).collect();
+                    nodes::hold(tx, &ids)?;
                     tokens::end_taken_over(tx, &taken_up, &used)?;
                 }
                 for (token, at) in &uses {

@@ -264,7 +264,8 @@ pub async fn end_overdue(app: &App) -> Result<usize, Failure> {
         ended += app
             .db
             .write("end superseded tokens", move |tx| {
-                nodes::hold(tx, &nodes)?;
+                let ids: Vec<&str> = nodes.iter().map(String::as_str).collect();
+                nodes::hold(tx, &ids)?;
                 Ok::<_, Failure>(tokens::end_overdue(tx, &nodes)?)
             })
             .await?;

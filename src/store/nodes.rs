@@ -208,8 +208,9 @@ pub fn lock(tx: &mut Tx, project: Id, system_ids: &[String]) -> QueryResult<Vec<
     }
 }
 
-/// Holds the rows of these nodes, whatever their project, in one order.
-pub fn hold(tx: &mut Tx, system_ids: &[String]) -> QueryResult<()> {
+/// Holds the rows of these nodes, in one order, until the transaction ends. On `SQLite` the writer
+/// has the whole database already.
+pub fn hold(tx: &mut Tx, system_ids: &[&str]) -> QueryResult<()> {
     match tx.conn {
         DbConnection::Sqlite(_) => Ok(()),
         DbConnection::Postgres(conn) => nodes::table

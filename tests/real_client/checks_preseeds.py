@@ -15,6 +15,10 @@ def the_consumer_of_a_format_finds_everything_in_it(form, lab):
     node = lab.node(f"format-{form}", user=payloads.SCRIPT)
     result = lab.machine().run("consumer.py", dict(format=form, text=node.preseed(form)))
     equal(result.problems, [], "problems")
+    # The schema is that of user-data; where the data comes from is none of its keys, and all it may say.
+    code, said = result.schema
+    unexpected = "Additional properties are not allowed ('datasource', 'datasource_list' were unexpected)"
+    assert code == 0 or (said.count("Error: ") <= 2 and unexpected in said), f"cloud-init schema: {said}"
     credentials = dict(consumer_key=node.consumer, token_key=node.token, token_secret=node.secret)
     equal(result.datasource, dict(metadata_url=lab.relay.url, **credentials), "datasource.MAAS")
     endpoint = f"{lab.relay.url}status/{node.id}"

@@ -3,11 +3,15 @@
 import json
 import os
 import subprocess
+import urllib.parse
+
+import yaml
 
 with open("/media/job.json", encoding="utf-8") as file:
     job = json.load(file)
 form, text = job["format"], job["text"]
-result = {"problems": []}
+os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+result = {"problems": [], "schema": [0, ""]}
 
 
 def run(*command, **how):
@@ -23,8 +27,6 @@ def write(path, content):
         file.write(content)
 
 
-import yaml  # noqa: E402  as the client's own Python has it
-
 if form in ("cloud-config", "cloud-cfg-d"):
     write("/etc/cloud/cloud.cfg.d/90_maas.cfg", text)
 elif form == "curtin":  # what curthooks do with `cloudconfig`
@@ -38,14 +40,27 @@ elif form == "debconf":
     said = run("debconf-set-selections", "--checkonly", input=text)
     if said:
         result["problems"].append(said)
-    # Only the package that is installed is asked about here.
-    mine = "".join(line for line in text.splitlines(True) if line.startswith("cloud-init "))
-    run("debconf-set-selections", input=mine)
-    run("dpkg-reconfigure", "-f", "noninteractive", "cloud-init")
+    run("debconf-set-selections", input=text)
+
+    def answer(question):
+        asked = f"CAPB escape\nGET cloud-init/{question}\n"
+        done = subprocess.run(["debconf-communicate"], input=asked, capture_output=True, text=True)
+        return done.stdout.splitlines()[-1].partition(" ")[2].replace("\\n", "\n")
+
+    # What the package's postinst does with the answers; Debian's own still wants Python 2 for it.
+    keys = ("consumer_key", "token_key", "token_secret")
+    given = urllib.parse.parse_qs(answer("maas-metadata-credentials"), strict_parsing=True)
+    maas = {key: given[f"oauth_{key}"][0] for key in keys}
+    maas["metadata_url"] = answer("maas-metadata-url")
+    write("/etc/cloud/cloud.cfg.d/90_dpkg.cfg", f"datasource_list: [ {answer('datasources')} ]\n")
+    write("/etc/cloud/cloud.cfg.d/90_dpkg_maas.cfg", yaml.dump({"datasource": {"MAAS": maas}}))
+    write("/etc/cloud/cloud.cfg.d/90_dpkg_local_cloud_config.cfg", answer("local-cloud-config"))
 
 if text.startswith("#cloud-config") and form != "curtin":
     write("/run/preseed", text)
-    result["schema"] = run("cloud-init", "schema", "--config-file", "/run/preseed")
+    schema = ["cloud-init", "schema", "--config-file", "/run/preseed"]
+    done = subprocess.run(schema, capture_output=True, text=True)
+    result["schema"] = [done.returncode, done.stdout + done.stderr]
 
 from cloudinit import helpers, reporting, stages  # noqa: E402
 from cloudinit.sources import DataSourceMAAS  # noqa: E402
