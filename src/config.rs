@@ -73,7 +73,15 @@ settings! {
         "secret-key-file" "FILE" = "<state-dir>/secret.key":
             "32 bytes that seal the tokens' secrets; replicas share it; without it no token can be read";
     }
+    "identity" {
+        "policy-file" "FILE" = "none":
+            "YAML of rules that replace the compiled-in ones by name; read again when it changes, and a broken one changes nothing";
+        "service-token-window" "DURATION" = "48h":
+            "How long past its end a user's token is good beside a service's own; 0s turns that off";
+    }
     "retention" {
+        "keep-events" "DURATION" = "90d":
+            "How long what nodes reported stays, with its files, before it is swept";
         "keep-ended-tokens" "DURATION" = "30d":
             "How long an ended token stays on record before it is swept";
         "keep-audit" "DURATION|forever" = "forever":
@@ -83,6 +91,9 @@ settings! {
         "header-bytes" "SIZE" = "8KiB": "Bytes of request headers; more is 431";
         "content-bytes" "SIZE" = "64MiB": "Bytes of one user-data or vendor-data; more is 413";
         "json-bytes" "SIZE" = "1MiB": "Bytes of a JSON body; more is 413";
+        "report-bytes" "SIZE" = "16MiB": "Bytes of one report of a node; more is 413";
+        "report-file-bytes" "SIZE" = "8MiB": "Bytes of one file in a report, unpacked; more is 413";
+        "report-files" "N" = "16": "Files in one report; more is 413";
         "json-depth" "N" = "32": "Nesting of JSON; more is 400";
         "header-time" "DURATION" = "5s": "How long a connection may take to send its headers";
         "connections" "N" = "20000": "Connections at once on the node listener; more wait";
@@ -315,12 +326,60 @@ pub struct Settings {
     pub absent_items: AbsentItems,
     pub plaintext_replay: PlaintextReplay,
     pub secret_key_file: PathBuf,
+    pub policy_file: Option<PathBuf>,
+    pub service_token_window: Duration,
+    pub keep_events: Duration,
     pub keep_ended_tokens: Duration,
     /// `None`: for ever.
     pub keep_audit: Option<Duration>,
     pub limits: Limits,
     /// Said once at start.
     pub warnings: Vec<String>,
+}
+
+/// What one request, one node and one process may ask for.
+fn limits(given: &mut Given) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        header_bytes: given
+            .parse("header-bytes", |t| size(t, 1 << 10, 64 << 10))
+            .unwrap_or(defaults.header_bytes),
+        content_bytes: given
+            .parse("content-bytes", |t| size(t, 0, 512 << 20))
+            .unwrap_or(defaults.content_bytes),
+        json_bytes: given
+            .parse("json-bytes", |t| size(t, 1 << 10, 64 << 20))
+            .unwrap_or(defaults.json_bytes),
+        report_bytes: given
+            .parse("report-bytes", |t| size(t, 1 << 10, 64 << 20))
+            .unwrap_or(defaults.report_bytes),
+        report_file_bytes: given
+            .parse("report-file-bytes", |t| size(t, 0, 64 << 20))
+            .unwrap_or(defaults.report_file_bytes),
+        report_files: given
+            .parse("report-files", |t| number(t, 0, 1000))
+            .unwrap_or(defaults.report_files),
+        json_depth: given.parse("json-depth", |t| number(t, 2, 100)).unwrap_or(defaults.json_depth),
+        header_time: given
+            .parse("header-time", |t| duration(t, 1, 60))
+            .unwrap_or(defaults.header_time),
+        connections: given
+            .parse("connections", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.connections),
+        node_rate: given
+            .parse("node-rate", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.node_rate),
+        node_burst: given
+            .parse("node-burst", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.node_burst),
+        refused_rate: given
+            .parse("refused-rate", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.refused_rate),
+        refused_burst: given
+            .parse("refused-burst", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.refused_burst),
+        page: given.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
+    }
 }
 
 /// Everything that is wrong with what was given.
@@ -337,44 +396,11 @@ impl Settings {
         mut given: Given,
         state_directory: Option<String>,
     ) -> Result<Settings, BadSettings> {
-        let defaults = Limits::default();
         let state_dir = state_dir(&given, state_directory);
         let database_url = given
             .parse("database-url", DatabaseUrl::parse)
             .unwrap_or_else(|| DatabaseUrl::Sqlite(state_dir.join("nodeinit.db")));
-        let limits = Limits {
-            header_bytes: given
-                .parse("header-bytes", |t| size(t, 1 << 10, 64 << 10))
-                .unwrap_or(defaults.header_bytes),
-            content_bytes: given
-                .parse("content-bytes", |t| size(t, 0, 512 << 20))
-                .unwrap_or(defaults.content_bytes),
-            json_bytes: given
-                .parse("json-bytes", |t| size(t, 1 << 10, 64 << 20))
-                .unwrap_or(defaults.json_bytes),
-            json_depth: given
-                .parse("json-depth", |t| number(t, 2, 100))
-                .unwrap_or(defaults.json_depth),
-            header_time: given
-                .parse("header-time", |t| duration(t, 1, 60))
-                .unwrap_or(defaults.header_time),
-            connections: given
-                .parse("connections", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.connections),
-            node_rate: given
-                .parse("node-rate", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.node_rate),
-            node_burst: given
-                .parse("node-burst", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.node_burst),
-            refused_rate: given
-                .parse("refused-rate", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.refused_rate),
-            refused_burst: given
-                .parse("refused-burst", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.refused_burst),
-            page: given.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
-        };
+        let limits = limits(&mut given);
         let settings = Settings {
             listen: given.parse("listen", address).unwrap_or(loopback(5240)),
             admin_listen: given
@@ -414,6 +440,15 @@ impl Settings {
             secret_key_file: given
                 .parse("secret-key-file", |t| Ok(PathBuf::from(t)))
                 .unwrap_or_else(|| state_dir.join("secret.key")),
+            policy_file: given.parse("policy-file", |t| Ok(PathBuf::from(t))),
+            service_token_window: given
+                .parse("service-token-window", |t| {
+                    if t == "0" { Ok(Duration::ZERO) } else { parse_duration(t) }
+                })
+                .unwrap_or(Duration::from_hours(48)),
+            keep_events: given
+                .parse("keep-events", parse_duration)
+                .unwrap_or(Duration::from_hours(90 * 24)),
             keep_ended_tokens: given
                 .parse("keep-ended-tokens", parse_duration)
                 .unwrap_or(Duration::from_hours(30 * 24)),
@@ -486,6 +521,12 @@ impl Settings {
                     PlaintextReplay::Refuse => "refuse".into(),
                 },
                 "secret-key-file" => self.secret_key_file.display().to_string(),
+                "policy-file" => match &self.policy_file {
+                    None => "none".into(),
+                    Some(path) => path.display().to_string(),
+                },
+                "service-token-window" => format!("{}s", self.service_token_window.as_secs()),
+                "keep-events" => format!("{}s", self.keep_events.as_secs()),
                 "keep-ended-tokens" => format!("{}s", self.keep_ended_tokens.as_secs()),
                 "keep-audit" => match self.keep_audit {
                     None => "forever".into(),
@@ -494,6 +535,9 @@ impl Settings {
                 "header-bytes" => self.limits.header_bytes.to_string(),
                 "content-bytes" => self.limits.content_bytes.to_string(),
                 "json-bytes" => self.limits.json_bytes.to_string(),
+                "report-bytes" => self.limits.report_bytes.to_string(),
+                "report-file-bytes" => self.limits.report_file_bytes.to_string(),
+                "report-files" => self.limits.report_files.to_string(),
                 "json-depth" => self.limits.json_depth.to_string(),
                 "header-time" => format!("{}s", self.limits.header_time.as_secs()),
                 "connections" => self.limits.connections.to_string(),
@@ -609,7 +653,7 @@ mod tests {
             problems,
             [
                 "c.yaml:3: unknown setting \"server.port\"",
-                "c.yaml:4: unknown section \"servr\": there are server, tls, node, secrets, retention, limits",
+                "c.yaml:4: unknown section \"servr\": there are server, tls, node, secrets, identity, retention, limits",
                 "NODEINIT_NODE_RATE: a whole number from 1 to 1000000",
                 "c.yaml:7: limits.page: a whole number from 1 to 100000",
                 "c.yaml:2: server.listen: an address is IP:PORT, such as 127.0.0.1:5240 or [::1]:5240",

@@ -1,6 +1,8 @@
-//! Memory in front of the store: spent nonces, what reads taught, and how fast each node asks.
+//! Memory in front of the store: spent nonces, what reads taught, how fast each node asks, and the
+//! rules in force.
 
 pub mod identities;
+pub mod policy;
 pub mod strangers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,6 +14,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::store::columns::Id;
+use crate::store::nonces::WriteNonce;
 
 /// How far behind the server's clock a timestamp may be (piston's `timestamp_threshold`).
 pub const PAST: u64 = 300;
@@ -165,15 +168,25 @@ impl Nonces {
     }
 }
 
+/// The same nonce as a write spends it in the database.
+#[must_use]
+pub fn write_nonce(token_key: &str, timestamp: u64, nonce: &str) -> WriteNonce {
+    WriteNonce { digest: whole_digest(token_key, timestamp, nonce), timestamp }
+}
+
 fn digest(token_key: &str, timestamp: u64, nonce: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&whole_digest(token_key, timestamp, nonce)[..16]);
+    short
+}
+
+fn whole_digest(token_key: &str, timestamp: u64, nonce: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(token_key.as_bytes());
     hash.update([0]);
     hash.update(timestamp.to_be_bytes());
     hash.update(nonce.as_bytes());
-    let mut short = [0; 16];
-    short.copy_from_slice(&hash.finalize()[..16]);
-    short
+    hash.finalize().into()
 }
 
 /// Whole seconds since the epoch, as OAuth counts.

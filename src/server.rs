@@ -23,6 +23,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::actions::reports::Reports;
 use crate::actions::{self, App, Nobody};
 use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
@@ -30,9 +31,9 @@ use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
 use crate::domain::network::TrustedProxies;
 use crate::domain::password::Password;
-use crate::domain::policy::compiled_in;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
+use crate::live::policy::{BadFile, PolicySource, Watch};
 use crate::live::strangers::Strangers;
 use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
@@ -83,6 +84,8 @@ pub enum StartError {
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
     #[error(transparent)]
+    Policy(#[from] BadFile),
+    #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error(transparent)]
     Templates(#[from] templates::BadTemplates),
@@ -106,6 +109,7 @@ pub struct Server {
     draining: Arc<AtomicBool>,
     handles: Vec<ServerHandle>,
     tasks: Vec<JoinHandle<()>>,
+    policy: Option<Watch>,
     nonces: PathBuf,
     /// Held until the process ends.
     locks: Vec<Option<File>>,
@@ -117,6 +121,8 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub async fn start(settings: Settings, clock: Clock, mint: Mint) -> Result<Server, StartError> {
+        let policy = PolicySource::open(settings.policy_file.clone(), clock.clone())?;
+        let policy = Arc::new(policy);
         let tls = tls::Listeners::open(&settings)?;
         let templates = templates::load(settings.preseed_dir.as_deref())?;
         maintenance::make_state_dir(&settings)?;
@@ -155,12 +161,17 @@ impl Server {
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
+            reports: Reports::new(
+                settings.limits.report_bytes,
+                settings.limits.report_files * settings.limits.report_file_bytes,
+            ),
             identities: Arc::default(),
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
             nobodys_password,
             hashing: Semaphore::new(cores),
-            policy: compiled_in(),
-            service_token_window: SignedDuration::from_hours(48),
+            policy: policy.clone(),
+            service_token_window: SignedDuration::try_from(settings.service_token_window)
+                .unwrap_or(SignedDuration::MAX),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
             misused_claims: Pace::slow(MISUSE_EVERY, 1),
             refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
@@ -195,6 +206,7 @@ impl Server {
             draining,
             handles: Vec::new(),
             tasks: Vec::new(),
+            policy: Watch::spawn(&policy).map_err(StartError::Serve)?,
             nonces: nonces_file,
             locks,
         };
@@ -203,7 +215,7 @@ impl Server {
         if let Some(socket) = admin_socket {
             server.serve_operators(shared, listen(socket)?)?;
         }
-        server.housekeep(settings.keep_ended_tokens, settings.keep_audit);
+        server.housekeep(&settings);
         Ok(server)
     }
 
@@ -286,7 +298,10 @@ impl Server {
         }));
     }
 
-    fn housekeep(&mut self, keep_ended_tokens: Duration, keep_audit: Option<Duration>) {
+    fn housekeep(&mut self, settings: &Settings) {
+        let keep_ended_tokens = settings.keep_ended_tokens;
+        let (keep_audit, keep_events) = (settings.keep_audit, settings.keep_events);
+        self.tasks.push(tokio::spawn(actions::reports::run(self.app.clone())));
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);
@@ -308,6 +323,11 @@ impl Server {
                     Ok(tokens) => tracing::info!(tokens, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
                 }
+                match actions::reports::sweep(&app, keep_events).await {
+                    Ok(0) => {}
+                    Ok(events) => tracing::info!(events, "swept"),
+                    Err(error) => tracing::warn!(%error, "the sweep will try again"),
+                }
                 if let Some(keep) = keep_audit
                     && let Err(error) = actions::audit::sweep(&app, keep).await
                 {
@@ -317,9 +337,12 @@ impl Server {
         }));
     }
 
-    /// Reads anew what can be replaced under a running server: the certificates.
+    /// Reads anew what can be replaced under a running server: the certificates and the policy.
     pub fn reload(&self) {
         self.tls.reload();
+        if let Some(policy) = &self.policy {
+            policy.look();
+        }
     }
 
     /// What the admin listener speaks: `http` or `https`.

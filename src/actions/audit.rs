@@ -12,7 +12,9 @@ use subtle::ConstantTimeEq as _;
 
 use super::contents::hex;
 use super::{App, Failure};
-use crate::domain::audit::{AuditKey, DONE, Entry, Head, Noted, Object, REFUSED, actor};
+use crate::domain::audit::{
+    AUTHENTICATE, AuditKey, DONE, Entry, Head, LOGIN, Noted, Object, REFUSED, actor,
+};
 use crate::domain::identity::By;
 use crate::domain::policy::Action;
 use crate::live::strangers::Refusals;
@@ -49,13 +51,13 @@ impl Auditor {
         object: &Object,
         detail: &Value,
     ) -> QueryResult<()> {
-        self.append(tx, verb, object, DONE, detail)
+        self.append(tx, verb.name(), object, DONE, detail)
     }
 
     fn append(
         &self,
         tx: &mut Tx,
-        verb: Action,
+        verb: &str,
         object: &Object,
         outcome: &str,
         detail: &Value,
@@ -63,7 +65,7 @@ impl Auditor {
         let entry = Entry {
             at: tx.now,
             actor: actor(&self.by.caller),
-            verb: verb.name().to_owned(),
+            verb: verb.to_owned(),
             object: object.to_string(),
             outcome: outcome.to_owned(),
             detail: detail.to_string(),
@@ -71,6 +73,15 @@ impl Auditor {
         };
         append(tx, &self.key, entry)
     }
+}
+
+/// Writes that a token was made for whom `by` names, as [`Auditor::note`] does.
+///
+/// # Errors
+/// Only the store's: then there is no token either.
+pub fn logged_in(tx: &mut Tx, key: &Arc<AuditKey>, by: By, audit_id: &str) -> QueryResult<()> {
+    let object = Object::Token(audit_id.to_owned());
+    Auditor { key: key.clone(), by }.append(tx, LOGIN, &object, DONE, &json!({}))
 }
 
 fn append(tx: &mut Tx, key: &AuditKey, entry: Entry) -> QueryResult<()> {
@@ -105,7 +116,7 @@ pub async fn refused(app: &App, by: &By, verb: Action, object: Object, status: u
     let auditor = app.auditor(by);
     let written = app.db.write("audit a refusal", move |tx| {
         let detail = json!({"status": status});
-        auditor.append(tx, verb, &object, REFUSED, &detail).map_err(DbError::from)
+        auditor.append(tx, verb.name(), &object, REFUSED, &detail).map_err(DbError::from)
     });
     if let Err(error) = written.await {
         let (request_id, verb) = (&by.request_id, verb.name());
@@ -165,7 +176,7 @@ async fn write_strangers(app: &App, refusals: Refusals, request_id: String) {
         let entry = Entry {
             at: tx.now,
             actor,
-            verb: "identity:authenticate".to_owned(),
+            verb: AUTHENTICATE.to_owned(),
             object: Object::None.to_string(),
             outcome: REFUSED.to_owned(),
             detail: json!({"status": 401, "count": refusals.count}).to_string(),
@@ -215,7 +226,7 @@ pub async fn sweep(app: &App, keep: Duration) -> Result<usize, Failure> {
 }
 
 /// What `audit verify` found: the head, to be noted elsewhere, and what is wrong first.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Verified {
     pub count: i64,
     pub mac: String,

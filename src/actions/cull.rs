@@ -96,13 +96,13 @@ pub async fn flush(app: &App) -> Result<usize, Failure> {
         let written = app
             .db
             .write("note last use", move |tx| {
-                let used: Vec<Id> = uses.iter().map(|(token, _)| *token).collect();
-                let taken_up = tokens::list_taken_up(tx.conn, &used)?;
+                let ids: Vec<Id> = uses.iter().map(|(token, _)| *token).collect();
+                let taken_up = tokens::list_taken_up(tx.conn, &ids)?;
                 if !taken_up.is_empty() {
                     // Another reissue may have come in between: it is looked at again.
-                    let ids: Vec<&str> = taken_up.iter().map(String::as_str).collect();
-                    nodes::hold(tx, &ids)?;
-                    tokens::end_taken_over(tx, &taken_up, &used)?;
+                    let nodes_of: Vec<&str> = taken_up.iter().map(String::as_str).collect();
+                    nodes::hold(tx, &nodes_of)?;
+                    tokens::end_taken_over(tx, &taken_up, &ids)?;
                 }
                 for (token, at) in &uses {
                     tokens::update_last_used(tx, *token, *at)?;

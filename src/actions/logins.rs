@@ -9,9 +9,9 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::operators::find_known;
-use super::{App, Failure};
+use super::{App, Failure, audit};
 use crate::domain::audit::Object;
-use crate::domain::identity::{By, Identity, Name, Named, Role, id_text};
+use crate::domain::identity::{By, Caller, Identity, Name, Named, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
 use crate::domain::policy::Action;
 use crate::store::columns::Id;
@@ -73,7 +73,13 @@ impl Login {
 ///
 /// # Errors
 /// [`Failure::Unauthenticated`] whatever was wrong; [`Failure::Throttled`] after too many of those.
-pub async fn login(app: &App, source: &str, proof: Proof, scope: Scope) -> Result<Login, Failure> {
+pub async fn login(
+    app: &App,
+    source: &str,
+    request_id: String,
+    proof: Proof,
+    scope: Scope,
+) -> Result<Login, Failure> {
     match proof {
         Proof::Password(who, password) => {
             let counted = match &who {
@@ -83,18 +89,19 @@ pub async fn login(app: &App, source: &str, proof: Proof, scope: Scope) -> Resul
             };
             let taken = app.logins.take(&counted, Instant::now());
             taken.map_err(|wait| Failure::Throttled(wait.as_secs() + 1))?;
-            let made = by_password(app, who, password, scope).await;
+            let made = by_password(app, request_id, who, password, scope).await;
             if !matches!(made, Err(Failure::Unauthenticated(_))) {
                 app.logins.give_back(&counted);
             }
             made
         }
-        Proof::Token(token) => by_token(app, token, scope).await,
+        Proof::Token(token) => by_token(app, request_id, token, scope).await,
     }
 }
 
 async fn by_password(
     app: &App,
+    request_id: String,
     who: Who,
     password: Password,
     scope: Scope,
@@ -120,7 +127,7 @@ async fn by_password(
     let against = hash.clone().unwrap_or_else(|| app.nobodys_password.clone());
     let fits = app.hashing(move || password.fits(&against)).await?;
     let (Some(user), Some(hash), true) = (user, hash, fits) else { return Err(REFUSED) };
-    issue(app, move |tx| {
+    issue(app, request_id, move |tx| {
         // As it is now: the password may have been changed, or the user disabled, meanwhile.
         let user = users::find(tx.conn, user.id)?.filter(|user| user.enabled).ok_or(REFUSED)?;
         if users::find_password_hash(tx.conn, user.id)? != Some(hash) {
@@ -134,9 +141,14 @@ async fn by_password(
     .await
 }
 
-async fn by_token(app: &App, token: OperatorToken, scope: Scope) -> Result<Login, Failure> {
+async fn by_token(
+    app: &App,
+    request_id: String,
+    token: OperatorToken,
+    scope: Scope,
+) -> Result<Login, Failure> {
     let hash = token.hash();
-    issue(app, move |tx| {
+    issue(app, request_id, move |tx| {
         let known = operator_tokens::find(tx.conn, &hash)?.ok_or(REFUSED)?;
         let end = known.identity.expires_at;
         if tx.now >= end {
@@ -150,12 +162,13 @@ async fn by_token(app: &App, token: OperatorToken, scope: Scope) -> Result<Login
 }
 
 /// Makes a token for whom `decide` says, in one transaction that nothing can be taken away under.
-async fn issue<F>(app: &App, decide: F) -> Result<Login, Failure>
+async fn issue<F>(app: &App, request_id: String, decide: F) -> Result<Login, Failure>
 where
     F: FnOnce(&mut Tx) -> Result<(User, Scope, Timestamp), Failure> + Send + 'static,
 {
     let token = OperatorToken::mint(&app.mint);
     let (hash, audit_id) = (token.hash(), id_text(app.mint.id(app.clock.now())));
+    let key = app.audit_key.clone();
     let (identity, project, issued_at) = app
         .db
         .write("log in", move |tx| {
@@ -180,6 +193,8 @@ where
                 expires_at,
                 audit_id,
             };
+            let caller = Caller::Operator { identity: Arc::new(identity.clone()), service: None };
+            audit::logged_in(tx, &key, By { caller, request_id }, &identity.audit_id)?;
             Ok::<_, Failure>((identity, project, tx.now))
         })
         .await?;

@@ -9,6 +9,7 @@ pub mod logins;
 pub mod nodes;
 pub mod operators;
 pub mod projects;
+pub mod reports;
 pub mod tokens;
 pub mod users;
 
@@ -27,10 +28,10 @@ use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
 use crate::domain::network::TrustedProxies;
 use crate::domain::password::Password;
-use crate::domain::policy::Rules;
 use crate::domain::preseed::Templates;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
+use crate::live::policy::PolicySource;
 use crate::live::strangers::Strangers;
 use crate::live::{Learnt, Nonces, Pace};
 use crate::store::columns::Id;
@@ -53,6 +54,8 @@ pub struct App {
     pub nobody: Nobody,
     pub nonces: Nonces,
     pub learnt: Learnt,
+    /// Events on their way to the disk.
+    pub reports: reports::Reports,
     /// How fast each node asks.
     pub pace: Pace,
     /// What is known of operators' tokens.
@@ -64,7 +67,7 @@ pub struct App {
     /// Passwords hashed at once: each takes 19 MiB and a core.
     pub hashing: Semaphore,
     /// Who may do what.
-    pub policy: Rules,
+    pub policy: Arc<PolicySource>,
     /// How long past its end a token is good beside a service's.
     pub service_token_window: SignedDuration,
     /// How fast each source address is refused.

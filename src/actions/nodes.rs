@@ -12,7 +12,7 @@ use crate::domain::metadata::ContentKind;
 use crate::domain::node::{NewNode, Node, NodeChange, SystemId};
 use crate::domain::policy::Action;
 use crate::store::columns::Id;
-use crate::store::{DbConnection, Tx, is_unique_violation, nodes, tokens};
+use crate::store::{DbConnection, Tx, blobs, is_unique_violation, nodes, tokens};
 
 const SYSTEM_ID_TAKEN: &str = "this system id is taken: show the node, or choose another";
 const HOSTNAME_TAKEN: &str =
@@ -246,9 +246,9 @@ pub async fn remove(app: &App, by: &By, project: Id, system_id: String) -> Resul
                 return Err(NO_SUCH_NODE);
             }
             let ended = tokens::end_for_node(tx, &system_id, EndedBy::Removal)?;
-            let digests = crate::store::contents::list_digests(tx.conn, &system_id)?;
+            let digests = blobs::list_digests(tx.conn, &system_id)?;
             nodes::delete(tx, &system_id)?;
-            crate::store::contents::delete_unused(tx, &digests)?;
+            blobs::delete_unused(tx, &digests)?;
             let detail = json!({"project": id_text(project.0), "tokens_ended": ended});
             auditor.note(tx, Action::NodeRemove, &Object::Node(system_id), &detail)?;
             Ok(())

@@ -51,7 +51,7 @@ pub async fn change(app: &App, by: &By, id: Id, change: Change) -> Result<Projec
     app.db
         .write("change project", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
-            projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)?;
+            let before = projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)?;
             if id == DEFAULT && (change.name.is_some() || change.enabled == Some(false)) {
                 return Err(Failure::Conflict(DEFAULT_STAYS.into()));
             }
@@ -66,8 +66,11 @@ pub async fn change(app: &App, by: &By, id: Id, change: Change) -> Result<Projec
                 "enabled": change.enabled,
                 "tokens_ended": ended,
             });
-            auditor.note(tx, Action::ProjectChange, &Object::Project(id.0), &detail)?;
-            projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)
+            let project = projects::find_by_id(tx.conn, id)?.ok_or(NO_SUCH_PROJECT)?;
+            if project != before || ended > 0 {
+                auditor.note(tx, Action::ProjectChange, &Object::Project(id.0), &detail)?;
+            }
+            Ok(project)
         })
         .await
 }

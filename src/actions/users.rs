@@ -116,17 +116,18 @@ pub async fn change(
     app.db
         .write("change user", move |tx| {
             meta::update_auth_epoch(tx, &epoch)?;
-            users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
+            let before = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
             not_node_init(id)?;
             let default_project = change.project.map(|wanted| wanted.find(tx)).transpose()?;
             let mut ended = 0;
             if change.enabled == Some(false) || password_hash.is_some() {
                 ended = operator_tokens::delete_for_user(tx, id, None)?;
             }
+            let password = password_hash.is_some();
             let detail = json!({
                 "name": change.name.is_some(),
                 "email": change.email.is_some(),
-                "password": password_hash.is_some(),
+                "password": password,
                 "enabled": change.enabled,
                 "project": default_project.map(|id| id_text(id.0)),
                 "tokens_ended": ended,
@@ -139,8 +140,11 @@ pub async fn change(
                 password_hash,
             };
             users::update(tx, id, &change).map_err(taken)?;
-            auditor.note(tx, verb, &Object::User(id.0), &detail)?;
-            users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)
+            let user = users::find(tx.conn, id)?.ok_or(NO_SUCH_USER)?;
+            if user != before || password || ended > 0 {
+                auditor.note(tx, verb, &Object::User(id.0), &detail)?;
+            }
+            Ok(user)
         })
         .await
 }

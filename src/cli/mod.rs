@@ -5,9 +5,11 @@ mod audit;
 mod auth;
 mod bench;
 mod contents;
+mod events;
 mod identity;
 mod nodes;
 mod output;
+mod policy;
 mod serve;
 mod tokens;
 
@@ -106,6 +108,9 @@ enum Command {
     Preseed(tokens::Preseed),
     /// Make a URL from which one booting machine may fetch its preseed
     Claim(tokens::Claim),
+    /// What the machines report
+    #[command(subcommand)]
+    Event(events::Event),
     /// Make or reset the first admin, through the socket
     Bootstrap(identity::Bootstrap),
     /// Log in, and print a token for later commands
@@ -124,25 +129,14 @@ enum Command {
     /// Who changed what, and who was refused
     #[command(subcommand)]
     Audit(audit::Audit),
-    /// Try policy rules without a server
+    /// Who may do what: check a file of rules, see those in force, and try them out
     #[command(subcommand)]
-    Policy(Policy),
+    Policy(policy::Policy),
     /// Measure a server of its own, or the one named
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Print a completion script
     Completion { shell: clap_complete::Shell },
-}
-
-#[derive(Subcommand)]
-enum Policy {
-    /// Evaluate cases, each with rules of its own
-    Eval {
-        #[arg(
-            help = "{\"cases\": [{id, rules, default_rule, rule, creds, target}]} or a bare list"
-        )]
-        file: PathBuf,
-    },
 }
 
 /// Runs the command line of this process.
@@ -161,6 +155,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
         Command::Claim(command) => tokens::claim(&common, &command),
+        Command::Event(command) => events::run(&common, command),
         Command::Bootstrap(command) => identity::bootstrap(&common, &command),
         Command::Login(command) => identity::login(&common, &command),
         Command::Whoami => identity::whoami(&common),
@@ -168,12 +163,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
         Command::Audit(command) => audit::run(&common, command),
-        Command::Policy(Policy::Eval { file }) => {
-            let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
-            let results = crate::domain::policy::eval_cases(&text).map_err(anyhow::Error::msg)?;
-            let items = results.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
-            output::list(common.output, &["id", "load", "allow", "why"], &items)
-        }
+        Command::Policy(command) => policy::run(&common, command),
         Command::Bench(command) => bench::run(&common, command),
         Command::Completion { shell } => {
             let mut script = Vec::new();

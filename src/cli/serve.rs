@@ -1,13 +1,14 @@
 //! `serve`, `migrate` and `config`: the commands that read the server's settings.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Subcommand};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Common, output};
+use super::{Common, output, policy};
 use crate::clock::Clock;
 use crate::config::{SETTINGS, Settings, variable};
 use crate::domain::credentials::Mint;
@@ -56,6 +57,7 @@ fn heading(section: &'static str) -> &'static str {
         "tls" => "TLS",
         "node" => "Node plane",
         "secrets" => "Secrets",
+        "identity" => "Identity",
         "retention" => "Retention",
         _ => "Limits",
     }
@@ -193,14 +195,24 @@ pub fn migrate(common: &Common, command: Migrate) -> anyhow::Result<()> {
 pub fn config(common: &Common, command: Config) -> anyhow::Result<()> {
     match command {
         Config::Check(flags) => {
-            let settings = settings(common, flags).context("settings")?;
-            let (problems, warnings) = tls::check(&settings);
-            for warning in warnings {
-                eprintln!("nodeinit: warning: {warning}");
+            let given = common.given(flags.0.clone())?;
+            let file = given.text("policy-file").map(PathBuf::from);
+            let preseeds = given.text("preseed-dir").filter(|dir| !dir.is_empty());
+            let preseeds = preseeds.map(PathBuf::from);
+            let mut problems: Vec<String> = Vec::new();
+            match settings(common, flags) {
+                Err(error) => problems.push(error.to_string()),
+                Ok(settings) => {
+                    let (found, warnings) = tls::check(&settings);
+                    for warning in warnings {
+                        eprintln!("nodeinit: warning: {warning}");
+                    }
+                    problems.extend(found.iter().map(ToString::to_string));
+                }
             }
-            let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            let bad = templates::load(settings.preseed_dir.as_deref()).err();
+            let bad = templates::load(preseeds.as_deref()).err();
             problems.extend(bad.into_iter().flat_map(|templates::BadTemplates(bad)| bad));
+            problems.extend(file.iter().flat_map(|path| policy::problems(path)));
             anyhow::ensure!(problems.is_empty(), "settings: {}", problems.join("\n"));
             eprintln!("nodeinit: the settings are good");
             Ok(())

@@ -32,6 +32,10 @@ pub const DONE: &str = "done";
 /// It was not.
 pub const REFUSED: &str = "refused";
 
+/// Verbs of what is no action: anybody may try it.
+pub const LOGIN: &str = "identity:login";
+pub const AUTHENTICATE: &str = "identity:authenticate";
+
 /// ```text
 /// 01       00066517…  00000012  socket…  0000000b  node:create  … object, outcome, detail, request_id
 /// version  at, µs     length    actor    length    verb                    (integers big-endian)

@@ -14,4 +14,5 @@ pub mod node;
 pub mod password;
 pub mod policy;
 pub mod preseed;
+pub mod report;
 pub mod seal;

@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{audit, contents, identity, nodes, preseeds, tokens};
+    use operator::{audit, contents, events, identity, nodes, policy, preseeds, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -125,6 +125,12 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
             "/v1/{project}/nodes/{system_id}/claims",
             vec![post(Action::ClaimCreate, Takes::Options, preseeds::claim)],
         ),
+        ("/v1/{project}/nodes/{system_id}/events", vec![get(Action::EventList, events::list)]),
+        (
+            "/v1/{project}/nodes/{system_id}/events/{event}/files/{ordinal}",
+            vec![get(Action::EventList, events::show_file)],
+        ),
+        ("/v1/events", vec![get(Action::EventListAll, events::list_all)]),
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
         ("/v1/openapi.json", vec![Operation::open(&Method::GET, NOTHING, operator::openapi::show)]),
         ("/v1/whoami", vec![get(Action::Whoami, identity::tokens::whoami)]),
@@ -133,6 +139,8 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
         ("/v1/audit", vec![get(Action::AuditList, audit::list)]),
         ("/v1/audit/verify", vec![get(Action::AuditVerify, audit::verify)]),
         ("/v1/tokens/cull", vec![post(Action::TokenCull, Takes::Json, tokens::cull)]),
+        ("/v1/policy", vec![get(Action::PolicyShow, policy::show)]),
+        ("/v1/policy/explain", vec![post(Action::PolicyShow, Takes::Json, policy::explain)]),
     ]
     .into_iter()
     .chain(identity_routes())

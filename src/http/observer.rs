@@ -8,9 +8,15 @@ use serde_json::json;
 use super::Shared;
 use super::error::{HttpError, RETRY_AFTER_SECONDS};
 
-/// The process is up.
-pub async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(json!({"status": "ok"}))
+/// The process is up; degraded when what it was told last is not what it does.
+pub async fn healthz(shared: web::Data<Shared>) -> HttpResponse {
+    let policy = shared.app.policy.file();
+    HttpResponse::Ok().json(if policy.is_some_and(|file| !file.problems.is_empty()) {
+        let reason = "the policy file cannot be used: the rules before it hold; the log says why";
+        json!({"status": "degraded", "reason": reason})
+    } else {
+        json!({"status": "ok"})
+    })
 }
 
 /// The process can serve: the database answers and nobody has asked it to stop.

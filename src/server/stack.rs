@@ -71,7 +71,7 @@ where
             .client_request_timeout(bounds.header_time)
             .client_disconnect_timeout(CLOSE)
             .finish(map_config(app, |()| AppConfig::default()));
-        fn_service(move |stream| open(stream)).and_then(http.map_err(|_| ()))
+        fn_service(open).and_then(http.map_err(|_| ()))
     })?;
     Ok(server.run())
 }

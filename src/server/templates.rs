@@ -62,8 +62,8 @@ fn read(path: &Path) -> Result<String, String> {
     }
     let bytes = std::fs::read(path).map_err(|why| why.to_string())?;
     String::from_utf8(bytes).map_err(|why| {
-        let good = &why.as_bytes()[..why.utf8_error().valid_up_to()];
-        let line = good.iter().filter(|b| **b == b'\n').count() + 1;
+        let good = String::from_utf8_lossy(&why.as_bytes()[..why.utf8_error().valid_up_to()]);
+        let line = good.matches('\n').count() + 1;
         format!("line {line} is not UTF-8")
     })
 }

@@ -51,14 +51,12 @@ impl Claim {
             (Some("token"), ..) => Some("claim_token_ended"),
             (Some("newer"), ..) => Some("claim_superseded"),
             (Some(_), ..) => Some("claim_boot_went_on"),
-            (None, None, _) if Timestamp::from(self.expires_at) <= now => Some("claim_expired"),
-            (None, None, _) => None,
+            (None, None, _) => (Timestamp::from(self.expires_at) <= now).then_some("claim_expired"),
             (None, Some(_), bound_to) if bound_to != Some(source) => Some("claim_bound_elsewhere"),
             (None, Some(first), _) if Timestamp::from(first) <= window(now) => {
                 Some("claim_window_over")
             }
-            (None, Some(_), _) if self.fetches >= FETCHES => Some("claim_fetched_too_often"),
-            (None, Some(_), _) => None,
+            (None, Some(_), _) => (self.fetches >= FETCHES).then_some("claim_fetched_too_often"),
         }
     }
 }
@@ -162,14 +160,20 @@ pub fn close_for_tokens(tx: &mut Tx, tokens: &[Id]) -> QueryResult<usize> {
     close!(tx, claims::token_id.eq_any(tokens), ClosedBy::Token)
 }
 
-/// Closes the claim that the node's boot fetched, once an event of it says that it has got past
-/// that: for the transaction that stores the event. A claim for the next boot stays.
-pub fn close_for_progress(tx: &mut Tx, system_id: &str, event_name: &str) -> QueryResult<usize> {
+/// Closes the claim that a boot fetched, once an event of it, signed with that claim's token, says
+/// that it has got past that: for the transaction that stores the event. A claim that nobody has
+/// fetched is for the next boot, and stays.
+pub fn close_for_progress(
+    tx: &mut Tx,
+    system_id: &str,
+    token: Id,
+    event_name: &str,
+) -> QueryResult<usize> {
     if !is_progress(event_name) {
         return Ok(0);
     }
-    let fetched = claims::system_id.eq(system_id).and(claims::first_fetched_at.is_not_null());
-    close!(tx, fetched, ClosedBy::Progress)
+    let its_own = claims::system_id.eq(system_id).and(claims::token_id.eq(token));
+    close!(tx, its_own.and(claims::first_fetched_at.is_not_null()), ClosedBy::Progress)
 }
 
 /// Deletes at most `limit` claims that expired before `before`.

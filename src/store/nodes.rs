@@ -134,6 +134,18 @@ pub fn find_policy(
     Ok(Some((hostname, Labels::parse(json(&labels)?).map_err(broken)?)))
 }
 
+/// The same, and the project it is in, wherever that is.
+pub fn find_place(
+    conn: &mut DbConnection,
+    system_id: &str,
+) -> QueryResult<Option<(Id, String, Labels)>> {
+    let project: Option<Id> =
+        nodes::table.find(system_id).select(nodes::project_id).first(conn).optional()?;
+    let Some(project) = project else { return Ok(None) };
+    let found = find_policy(conn, project, system_id)?;
+    Ok(found.map(|(hostname, labels)| (project, hostname, labels)))
+}
+
 /// Whether any project has a node of this system id.
 pub fn exists(conn: &mut DbConnection, system_id: &str) -> QueryResult<bool> {
     let count: i64 =
@@ -228,6 +240,14 @@ pub fn update_reprovisioned(tx: &mut Tx, system_id: &str) -> QueryResult<usize> 
     diesel::update(nodes::table.find(system_id))
         .set(nodes::reprovisions.eq(nodes::reprovisions + 1))
         .execute(tx.conn)
+}
+
+/// Sets the flag that a node itself may set.
+pub fn update_netboot(tx: &mut Tx, system_id: &str, netboot: bool) -> QueryResult<()> {
+    diesel::update(nodes::table.find(system_id))
+        .set(nodes::netboot.eq(netboot))
+        .execute(tx.conn)
+        .map(drop)
 }
 
 /// A unique violation means that the system id, or the hostname in this project, is taken.

@@ -145,6 +145,40 @@ diesel::table! {
 }
 
 diesel::table! {
+    events (id) {
+        id -> Binary,
+        system_id -> Text,
+        token_id -> Binary,
+        origin -> Text,
+        name -> Text,
+        event_type -> Text,
+        result -> Nullable<Text>,
+        description -> Text,
+        node_time -> Nullable<BigInt>,
+        received_at -> BigInt,
+        extra -> Text,
+        repeat_of -> Nullable<Binary>,
+    }
+}
+
+diesel::table! {
+    event_files (event_id, ordinal) {
+        event_id -> Binary,
+        ordinal -> Integer,
+        path -> Text,
+        sha256 -> Nullable<Binary>,
+        size -> BigInt,
+    }
+}
+
+diesel::table! {
+    node_nonces (digest) {
+        digest -> Binary,
+        timestamp -> BigInt,
+    }
+}
+
+diesel::table! {
     claims (hash) {
         hash -> Binary,
         system_id -> Text,
@@ -170,6 +204,9 @@ diesel::joinable!(tokens -> consumers (id));
 diesel::joinable!(node_keys -> tokens (token_id));
 diesel::joinable!(node_keys -> nodes (system_id));
 diesel::joinable!(contents -> blobs (sha256));
+diesel::joinable!(events -> nodes (system_id));
+diesel::joinable!(event_files -> events (event_id));
+diesel::joinable!(event_files -> blobs (sha256));
 diesel::allow_tables_to_appear_in_same_query!(
     projects,
     users,
@@ -181,5 +218,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     tokens,
     node_keys,
     blobs,
-    contents
+    contents,
+    events,
+    event_files,
+    node_nonces
 );

@@ -89,6 +89,16 @@ pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Optio
     }))
 }
 
+/// Whether a token speaks for this node still. To be sure of the answer, hold the node first.
+pub fn speaks_for(tx: &mut Tx, token: Id, system_id: &str) -> QueryResult<bool> {
+    let count: i64 = node_keys::table
+        .filter(node_keys::token_id.eq(token))
+        .filter(node_keys::system_id.eq(system_id))
+        .count()
+        .get_result(tx.conn)?;
+    Ok(count > 0)
+}
+
 /// A token that is accepted and its sealed secret, as `get_token_for_node` finds it.
 pub struct Live {
     pub id: Id,

@@ -2,11 +2,10 @@
 
 use std::sync::Barrier;
 
-use nodeinit::store::claims;
 use serde_json::{Value, json};
 
 use crate::support::process::Home;
-use crate::support::{Method, Options, Reply, TestServer, rows, socket, wire};
+use crate::support::{Method, Node, Options, Reply, TestServer, rows, socket, wire};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -298,17 +297,36 @@ fn a_new_claim_ends_the_nodes_older_ones() {
 #[test]
 fn a_boot_that_goes_on_closes_what_it_fetched() {
     let server = TestServer::start();
-    server.node("n1");
-    let close =
-        |name: &'static str| server.write(move |tx| claims::close_for_progress(tx, "n1", name));
+    let node = server.node("n1");
+    let other = server.node("n2");
+    let report = |node: &Node, name: &str| {
+        let body = json!({
+            "event_type": "start", "origin": "cloudinit", "name": name, "description": "",
+        });
+        let header = node.header();
+        let signed = [("Authorization", header.as_str())];
+        let path = format!("/status/{}", node.system_id);
+        assert_eq!(node.send("POST", &path, &signed, body.to_string().as_bytes()).status, 204);
+    };
     let path = claim(&server, "n1");
-    assert_eq!(close("modules-final"), 0, "the next boot has not fetched it yet");
+    report(&node, "modules-final");
+    assert_eq!(fetch(&server, &path).status, 200, "a claim for the next boot stays");
+    report(&node, "init-network/search-MAAS");
+    report(&other, "modules-config");
     assert_eq!(fetch(&server, &path).status, 200);
-    assert_eq!(close("init-network/search-MAAS"), 0);
-    assert_eq!(fetch(&server, &path).status, 200);
-    assert_eq!(close("modules-config/config-locale"), 1);
+    report(&node, "modules-config/config-locale");
     assert_gone(&fetch(&server, &path));
-    assert_eq!(close("modules-final"), 0, "once");
+    assert_eq!(closed_by(&server, "n1"), "progress");
+
+    // With another token it is another boot that goes on.
+    let path = claim(&server, "n1");
+    assert_eq!(fetch(&server, &path).status, 200);
+    assert_eq!(post(&server, "/v1/default/nodes/n1/token/reissue"), 200);
+    let newer = server.credentials("n1");
+    report(&newer, "modules-config");
+    assert_eq!(fetch(&server, &path).status, 200);
+    report(&node, "modules-final");
+    assert_gone(&fetch(&server, &path));
 }
 
 #[test]
@@ -345,7 +363,7 @@ fn however_many_come_at_once_eight_are_served() {
     server.node("n1");
     let path = claim(&server, "n1");
     let barrier = Barrier::new(24);
-    let served: usize = std::thread::scope(|scope| {
+    let given: usize = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..24)
             .map(|_| {
                 scope.spawn(|| {
@@ -356,7 +374,7 @@ fn however_many_come_at_once_eight_are_served() {
             .collect();
         callers.into_iter().map(|caller| caller.join().unwrap()).sum()
     });
-    assert_eq!(served, 8);
+    assert_eq!(given, 8);
 }
 
 #[test]

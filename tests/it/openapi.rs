@@ -185,6 +185,15 @@ fn what_is_answered_has_the_shape_it_shows() {
         ("GET", "/v1/tokens".into(), json, ""),
         ("POST", "/v1/tokens/cull".into(), json, r#"{"unused_for": "0s", "dry_run": true}"#),
         ("GET", "/v1/whoami".into(), json, ""),
+        ("GET", "/v1/audit".into(), json, ""),
+        ("GET", "/v1/audit/verify".into(), json, ""),
+        ("GET", "/v1/policy".into(), json, ""),
+        (
+            "POST",
+            "/v1/policy/explain".into(),
+            json,
+            r#"{"action": "node:show", "user": "node-init", "node": "n1"}"#,
+        ),
         ("POST", "/v1/bootstrap".into(), json, r#"{"name": "root", "password": "correct horse"}"#),
         ("GET", below("/nothing-like-it"), json, ""),
     ];

@@ -1,7 +1,8 @@
-//! The README's tables of settings are the program's own.
+//! The README's tables of settings are the program's own, and its example of a policy file loads.
 
 use nodeinit::client::PLUGINS;
 use nodeinit::config::{SETTINGS, variable};
+use nodeinit::domain::policy::from_file;
 
 const README: &str = include_str!("../../README.md");
 
@@ -48,4 +49,11 @@ fn the_readme_lists_what_every_plugin_needs_and_nothing_else() {
     }
     let listed = README.lines().filter(|line| line.contains(": `NODEINIT_")).count();
     assert_eq!(listed, rows.len(), "README.md lists options that are none");
+}
+
+#[test]
+fn the_readmes_policy_file_is_one() {
+    let example = README.split("```\n").find(|block| block.starts_with("node:remove: ")).unwrap();
+    let rules = from_file(example.as_bytes()).map_err(|error| error.to_string()).unwrap();
+    assert_eq!(rules.overridden().len(), example.lines().count());
 }

@@ -238,7 +238,8 @@ fn at_no_instant_neither_token_works_whoever_reissues_gets_and_uses_at_once() {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
-        let mut done: Vec<_> = reissuers.into_iter().map(|reissuer| reissuer.join()).collect();
+        let mut done: Vec<_> =
+            reissuers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         stop.store(true, Ordering::SeqCst);
         done.extend([reader.join(), flusher.join()]);
         assert!(done.iter().all(Result::is_ok));

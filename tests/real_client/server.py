@@ -11,18 +11,18 @@ import time
 class Server:
     """`nodeinit serve` on a free loopback port; preseeds name its relay, if any, which follows restarts."""
 
-    def __init__(self, binary, home, relay=None, listen="127.0.0.1:0", flags=()):
+    def __init__(self, binary, home, relay=None, listen="127.0.0.1:0", admin_listen="off", flags=()):
         self.binary = binary
         self.state = os.path.join(home, "state")
         self.log_path = os.path.join(home, "server.log")
         self.relay = relay
-        self.listen, self.flags = listen, list(flags)
+        self.listen, self.admin_listen, self.flags = listen, admin_listen, list(flags)
         self.process = None
         os.makedirs(home)
 
     def start(self):
         command = [self.binary, "serve", "--state-dir", self.state]
-        command += ["--listen", self.listen, "--admin-listen", "off", *self.flags]
+        command += ["--listen", self.listen, "--admin-listen", self.admin_listen, *self.flags]
         if self.relay:
             command += ["--metadata-url", self.relay.url]
         with open(self.log_path, "ab") as log:
@@ -41,6 +41,8 @@ class Server:
             assert time.monotonic() < deadline, f"no line for each bound address: {said.strip()[-400:]}"
             time.sleep(0.02)
         self.port = int(address.group(1))
+        admin = re.search(r"admin on (http://[^/\s]+)", said)
+        self.admin_url = admin and admin.group(1)
         if self.relay:
             self.relay.upstream = (self.listen.rpartition(":")[0], self.port)
         return self
@@ -124,6 +126,10 @@ class Node:
         """Has the node installed anew: its next token is another, and so is its instance-id."""
         self.server.cli("node", "reprovision", self.id)
         self.renew()
+
+    def events(self):
+        """What the server has of this node's reports, the oldest first."""
+        return json.loads(self.server.cli("event", "list", "--node", self.id, "-o", "json"))
 
     def preseed(self, form="cloud-config"):
         return self.server.cli("preseed", self.id, "--format", form).decode()

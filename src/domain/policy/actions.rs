@@ -1,6 +1,9 @@
 //! Every action of the service: its stable name, the rule compiled in, and what it is.
 
-use super::Rules;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{LoadError, Names, Place, Problem, Rules};
 
 /// The rules that actions are written with.
 const HELPERS: [(&str, &str); 7] = [
@@ -66,6 +69,8 @@ actions! {
     TokenCull "token:cull" "rule:admin_required" "end the stale tokens of the whole fleet";
     Preseed "preseed:get" "rule:provisioner" "get a node's preseed, which holds its credentials";
     ClaimCreate "claim:create" "rule:provisioner" "make a URL that a booting node may fetch its preseed from";
+    EventList "event:list" "rule:reader" "read what a node reported, and the files with it";
+    EventListAll "event:list-all" "rule:admin_required" "read what the whole fleet reported";
     AuditList "audit:list" "rule:admin_required" "read the audit";
     AuditVerify "audit:verify" "rule:admin_required" "check that the audit is whole";
     PolicyShow "policy:show" "rule:admin_required" "see the rules, their state, and what they decide";
@@ -125,6 +130,53 @@ pub fn compiled_in() -> Rules {
     let actions = Action::ALL.iter().map(|action| (action.name(), action.default_rule()));
     let table: Vec<_> = HELPERS.into_iter().chain(actions).collect();
     Rules::defaults(&table).expect("the compiled-in rules are sound: a test loads them")
+}
+
+/// The rules of a policy file over those that are compiled in: what a server runs by.
+///
+/// # Errors
+/// Every reason why the file is refused.
+pub fn from_file(bytes: &[u8]) -> Result<Rules, LoadError> {
+    match std::str::from_utf8(bytes) {
+        Ok(yaml) => Rules::load(yaml, &compiled_in(), Names::Known(&Action::names())),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let last = before.rsplit('\n').next().unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let place = Some(Place { line, column: last.chars().count() + 1 });
+            Err(LoadError::new(vec![Problem { place, rule: None, message: "not UTF-8".into() }]))
+        }
+    }
+}
+
+/// An action and the rule that answers for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Listed {
+    pub action: &'static str,
+    pub rule: String,
+    /// The rule that is compiled in.
+    pub default: String,
+    /// Whether a file has a rule for it.
+    pub overridden: bool,
+    pub help: &'static str,
+}
+
+/// Every action, by name.
+#[must_use]
+pub fn list(rules: &Rules) -> Vec<Listed> {
+    let defaults = compiled_in();
+    let mut listed: Vec<Listed> = Action::ALL
+        .iter()
+        .map(|action| Listed {
+            action: action.name(),
+            rule: rules.spelling(action.name()).unwrap_or_default(),
+            default: defaults.spelling(action.name()).unwrap_or_default(),
+            overridden: rules.overridden().contains(action.name()),
+            help: action.help(),
+        })
+        .collect();
+    listed.sort_unstable_by_key(|listed| listed.action);
+    listed
 }
 
 #[cfg(test)]

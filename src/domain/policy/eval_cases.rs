@@ -1,6 +1,5 @@
 //! Rules as code: cases that bring their own rules, each judged alone, without a server.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -71,7 +70,7 @@ fn judge(number: usize, case: Case) -> CaseResult {
     let RawRules::Map(entries) = case.rules else {
         return refused("the rules are not a map".into());
     };
-    let none = Linked { rules: BTreeMap::new(), default_rule: case.default_rule };
+    let none = Linked { default_rule: case.default_rule, ..Linked::default() };
     match load::entries_over(entries, none, Gaps::TakeDefault, Vec::new()) {
         Err(error) => refused(error.to_string()),
         Ok(rules) => {

@@ -1,7 +1,7 @@
 //! From a file to rules that hold together, or to every reason why not. The YAML is in
 //! [`super::source`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::link::{self, Gaps};
 use super::source::{self, Entry, Node, Written};
@@ -13,7 +13,8 @@ pub(super) fn table(table: &[(&'static str, &'static str)]) -> Result<Rules, Loa
         place: None,
         rule: Node { place: None, value: Written::Text { text: rule.to_owned(), verbatim: false } },
     });
-    let over = Linked { rules: BTreeMap::new(), default_rule: Some(DEFAULT_RULE.to_owned()) };
+    let default_rule = Some(DEFAULT_RULE.to_owned());
+    let over = Linked { rules: BTreeMap::new(), default_rule, overridden: BTreeSet::new() };
     entries_over(entries.collect(), over, Gaps::Refuse, Vec::new())
 }
 
@@ -26,7 +27,9 @@ pub(super) fn file(yaml: &str, over: &Rules, names: Names<'_>) -> Result<Rules, 
             Gaps::Refuse
         }
     };
-    entries_over(entries, Linked::clone(&over.0), gaps, problems)
+    let mut over = Linked::clone(&over.0);
+    over.overridden.extend(entries.iter().map(|entry| entry.name.clone()));
+    entries_over(entries, over, gaps, problems)
 }
 
 /// Parses and links `entries` in place of those of the same name in `over`.

@@ -17,11 +17,11 @@ mod parse;
 mod source;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-pub use actions::{Action, compiled_in};
+pub use actions::{Action, Listed, compiled_in, from_file, list};
 pub use eval_cases::{CaseResult, Load, eval_cases};
 pub use evaluate::{Decision, Verdict, Why};
 
@@ -43,6 +43,8 @@ pub struct Rules(Arc<Linked>);
 struct Linked {
     rules: BTreeMap<String, Expr>,
     default_rule: Option<String>,
+    /// What a file has put in place of others, or beside them.
+    overridden: BTreeSet<String>,
 }
 
 impl Linked {
@@ -149,6 +151,18 @@ impl Rules {
     #[must_use]
     pub fn allows(&self, rule: &str, creds: &Creds, target: &Target) -> bool {
         evaluate::allows(&self.0, rule, creds, target)
+    }
+
+    /// The names of the rules that came from a file.
+    #[must_use]
+    pub fn overridden(&self) -> &BTreeSet<String> {
+        &self.0.overridden
+    }
+
+    /// One rule, in oslo.policy's canonical spelling.
+    #[must_use]
+    pub fn spelling(&self, name: &str) -> Option<String> {
+        self.0.rules.get(name).map(ToString::to_string)
     }
 
     /// Every rule, by name, in oslo.policy's canonical spelling.

@@ -211,9 +211,9 @@ mod tests {
             assert_eq!(Format::parse(format.name()), Ok(*format));
             let names = format.names().iter().filter(|name| **name != "system_id");
             for name in names {
-                let named = format!("{{{{ {name} }}}}");
+                let place = format!("{{{{ {name} }}}}");
                 assert!(
-                    format.built_in().contains(&named) || *format == Format::Curl,
+                    format.built_in().contains(&place) || *format == Format::Curl,
                     "{} does not use {name}",
                     format.name()
                 );

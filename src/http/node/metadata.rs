@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;
 
-use super::{Read, not_found, shown};
+use super::{Read, not_allowed, not_found, shown};
 use crate::actions::App;
 use crate::domain::metadata::{AbsentItems, ContentKind, MetadataKey, NodeMetadata, VERSIONS};
 use crate::domain::node::SystemId;
@@ -44,6 +44,7 @@ pub async fn read(app: &App, node: NodeRow, target: Target<'_>) -> Read {
         Target::UnknownItem(name) => {
             Ok(not_found(&format!("Unknown metadata attribute: {}", shown(name))))
         }
+        Target::Status(_) => Ok(not_allowed(target)),
         Target::UserData => {
             let bytes = bytes(app, node, ContentKind::UserData).await?;
             Ok(bytes.map_or_else(|| absent(app, OCTETS), |bytes| ok(OCTETS, bytes)))

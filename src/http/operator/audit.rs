@@ -1,7 +1,10 @@
 //! `/v1/audit`.
 
 use actix_web::{HttpResponse, web};
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{Paging, Query, refuse_if, unknown_parameter};
 use crate::actions::contents::hex;
@@ -49,25 +52,40 @@ pub async fn list(
     refuse_if(problems)?;
     let limit = paging.limit_and_one();
     let rows = shared.app.db.read(move |conn| store::list(conn, &filter, after, limit)).await?;
-    let page = paging.page(rows.iter().map(shown).collect(), |row| row["seq"].to_string());
+    let page = paging.page(rows.into_iter().map(shown).collect(), |row| row.seq.to_string());
     Ok(HttpResponse::Ok().json(page))
 }
 
-fn shown(row: &store::Row) -> Value {
-    let entry = &row.entry;
-    let detail: Value =
-        serde_json::from_str(&entry.detail).unwrap_or_else(|_| entry.detail.clone().into());
-    json!({
-        "seq": row.seq,
-        "at": entry.at,
-        "actor": entry.actor,
-        "verb": entry.verb,
-        "object": entry.object,
-        "outcome": entry.outcome,
-        "detail": detail,
-        "request_id": entry.request_id,
-        "mac": hex(&row.mac),
-    })
+/// One row of the chain.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AuditRow")]
+pub(super) struct Shown {
+    seq: i64,
+    at: Timestamp,
+    actor: String,
+    /// The action, as policy names it.
+    verb: String,
+    object: String,
+    /// `done` or `refused`.
+    outcome: String,
+    detail: Value,
+    request_id: String,
+    /// In hexadecimal digits.
+    mac: String,
+}
+
+fn shown(store::Row { seq, entry, mac }: store::Row) -> Shown {
+    Shown {
+        seq,
+        at: entry.at,
+        actor: entry.actor,
+        verb: entry.verb,
+        object: entry.object,
+        outcome: entry.outcome,
+        detail: serde_json::from_str(&entry.detail).unwrap_or_else(|_| entry.detail.into()),
+        request_id: entry.request_id,
+        mac: hex(&mac),
+    }
 }
 
 /// Whether the audit is whole; `?head=COUNT:MAC` is what it was seen to be earlier.

@@ -12,9 +12,10 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::refusals;
+use super::target;
 use crate::actions::App;
 use crate::actions::operators::{Stranger, authenticate, find_known};
-use crate::domain::identity::{By, Caller, id_text};
+use crate::domain::identity::{By, Caller};
 use crate::domain::limits::Limits;
 use crate::domain::node::SystemId;
 use crate::domain::password::OperatorToken;
@@ -241,7 +242,7 @@ fn is_unscoped(caller: &Caller) -> bool {
 }
 
 /// What a token without a project is good for.
-fn for_the_unscoped(action: Action) -> bool {
+pub(super) fn for_the_unscoped(action: Action) -> bool {
     matches!(
         action,
         Action::Whoami | Action::TokenValidate | Action::TokenRevokeOperator | Action::ProjectList
@@ -262,7 +263,6 @@ pub(super) struct Names {
 /// the place it would be in. Nothing of the request gets into it.
 async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), HttpError> {
     let mut target = Target::new();
-    let mut set = |name: &str, value: String| target.insert(name.to_owned(), value.into());
     let mut allowed = Allowed { by, project: None, named: None, system_id: None };
 
     if let Some(named) = names.project {
@@ -278,8 +278,7 @@ async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), Htt
         };
         if let Some((id, name)) = project {
             allowed.project = Some(id);
-            set("node.project_id", id_text(id.0));
-            set("node.project_name", name);
+            target::of_project(&mut target, id, &name);
         }
     }
     // What is no system id is no node's; and some of it no database would take.
@@ -289,31 +288,25 @@ async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), Htt
         let id = system_id.to_string();
         let found = app.db.read(move |conn| nodes::find_policy(conn, project, &id)).await?;
         if let Some((hostname, labels)) = found {
-            set("node.system_id", system_id.to_string());
-            set("node.hostname", hostname);
-            for (name, value) in labels.iter() {
-                set(&format!("node.labels.{name}"), value.to_owned());
-            }
+            target::of_node(&mut target, system_id.as_str(), &hostname, &labels);
             allowed.system_id = Some(system_id.to_string());
         }
     }
     if let Some(id) = names.user.and_then(|id| Uuid::try_parse(&id).ok())
         && let Some(user) = app.db.read(move |conn| users::find(conn, Id(id))).await?
     {
-        set("user.id", id_text(user.id.0));
-        set("user.name", user.name);
+        target::of_user(&mut target, user.id, &user.name);
     }
     if let Some(id) = names.tenant.and_then(|id| Uuid::try_parse(&id).ok())
         && let Some(project) = app.db.read(move |conn| projects::find_by_id(conn, Id(id))).await?
     {
-        set("project.id", id_text(project.id.0));
-        set("project.name", project.name);
+        target::of_tenant(&mut target, project.id, &project.name);
     }
     if let Some(token) = names.token.and_then(|text| OperatorToken::parse(&text)) {
         let (hash, identities) = (token.hash(), app.identities.clone());
         let known = app.db.read(move |conn| find_known(&identities, conn, &hash)).await?;
         if let Some(known) = known {
-            set("token.user_id", id_text(known.identity.user.id));
+            target::of_token(&mut target, Id(known.identity.user.id));
         }
     }
     Ok((allowed, target))

@@ -2,12 +2,15 @@
 
 pub mod audit;
 pub mod contents;
+pub mod events;
 pub mod guard;
 pub mod identity;
 pub mod nodes;
 pub mod openapi;
+pub mod policy;
 pub mod preseeds;
 mod refusals;
+pub mod target;
 pub mod tokens;
 
 use actix_web::web;

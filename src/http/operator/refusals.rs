@@ -36,7 +36,9 @@ pub(super) async fn note<B>(action: Option<Action>, response: &ServiceResponse<B
         }
         (Some(by), Some(action))
             if response.status().is_client_error()
-                && !matches!(*request.method(), Method::GET | Method::HEAD) =>
+                && !matches!(*request.method(), Method::GET | Method::HEAD)
+                // Asked with a body, but asked.
+                && action != Action::PolicyShow =>
         {
             let names = web::Path::<Names>::from_request(request, &mut Payload::None).await;
             let object = match names {

@@ -8,7 +8,7 @@ creds and targets are pools; a set is [rules, [[rule, creds index, target index,
 with verdict 1 allow, 0 deny, "x" the engine raised, "l" it raised while loading.
 texts are [rule text, oslo's canonical spelling or null where it raised]; the default rule is "default".
 """
-import json, logging, random, sys, warnings
+import json, logging, random, warnings
 
 logging.disable(logging.CRITICAL)
 warnings.simplefilter("ignore")
@@ -158,25 +158,36 @@ def verdict(parsed, name, c, t):
         return "x"
 
 
+def sets(count, asks_each, all_creds, all_targets):
+    """Rules, and what oslo says to some questions about them."""
+    global below
+    for _ in range(count):
+        names = R.sample(NAMES, R.randrange(1, 5))
+        # Mostly downwards, or nearly every set would hold a cycle.
+        rules = {}
+        for n, name in enumerate(names):
+            below = names if R.random() < 0.03 else names[n + 1:]
+            rules[name] = rule()
+        parsed = loaded(rules)
+        asks = []
+        for _ in range(asks_each):
+            name = R.choice(names + ["gone"]) if R.random() < 0.3 else names[0]
+            ci, ti = R.randrange(POOL), R.randrange(POOL)
+            asks.append([name, ci, ti, "l" if parsed is None else
+                         verdict(parsed, name, all_creds[ci], all_targets[ti])])
+        yield [rules, asks]
+
+
+def pools():
+    return [creds() for _ in range(POOL)], [target() for _ in range(POOL)]
+
+
 enforcer = policy.Enforcer(cfg.ConfigOpts(), use_conf=False)
-all_creds, all_targets = [creds() for _ in range(POOL)], [target() for _ in range(POOL)]
-sets = []
-for _ in range(SETS):
-    names = R.sample(NAMES, R.randrange(1, 5))
-    # Mostly downwards, or nearly every set would hold a cycle.
-    rules = {}
-    for n, name in enumerate(names):
-        below = names if R.random() < 0.03 else names[n + 1:]
-        rules[name] = rule()
-    parsed = loaded(rules)
-    asks = []
-    for _ in range(ASKS):
-        name = R.choice(names + ["gone"]) if R.random() < 0.3 else names[0]
-        ci, ti = R.randrange(POOL), R.randrange(POOL)
-        asks.append([name, ci, ti, "l" if parsed is None else
-                     verdict(parsed, name, all_creds[ci], all_targets[ti])])
-    sets.append([rules, asks])
-texts = [mutated(text()) for _ in range(TEXTS)]
-lines = lambda rows: ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
-print('{"engine":"oslo.policy 6.0.1","creds":[\n%s],"targets":[\n%s],"sets":[\n%s],"texts":[\n%s]}' % (
-    lines(all_creds), lines(all_targets), lines(sets), lines([[t, canonical(t)] for t in texts])))
+
+if __name__ == "__main__":
+    all_creds, all_targets = pools()
+    all_sets = list(sets(SETS, ASKS, all_creds, all_targets))
+    texts = [mutated(text()) for _ in range(TEXTS)]
+    lines = lambda rows: ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
+    print('{"engine":"oslo.policy 6.0.1","creds":[\n%s],"targets":[\n%s],"sets":[\n%s],"texts":[\n%s]}' % (
+        lines(all_creds), lines(all_targets), lines(all_sets), lines([[t, canonical(t)] for t in texts])))

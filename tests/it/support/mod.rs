@@ -2,6 +2,7 @@
 
 pub mod plane;
 pub mod process;
+pub mod realm;
 pub mod rows;
 pub mod socket;
 pub mod stub;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::actions::{Failure, Problem};
 use crate::domain::identity::{By, Caller, Identity, Name, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
 use crate::http::Shared;
-use crate::http::answer::source;
+use crate::http::answer::{RequestId, source};
 use crate::http::body::Fields;
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
@@ -56,7 +56,9 @@ pub async fn login(
         }
     };
     let source = source(&request).map_or_else(|| "socket".into(), |source| source.to_string());
-    let login = logins::login(&shared.app, &source, proof, scope).await?;
+    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
+    let request_id = request_id.unwrap_or_default();
+    let login = logins::login(&shared.app, &source, request_id, proof, scope).await?;
     let (identity, project) = (login.identity.clone(), login.project.clone());
     let issued_at = login.issued_at;
     let token = Login::reveal(login);
