@@ -1,5 +1,6 @@
 //! What every answer carries, and the one log line of every request.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -15,6 +16,7 @@ use crate::actions::App;
 use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The request's name, for whoever notes it.
@@ -80,10 +82,26 @@ pub fn strip_identity(headers: &mut header::HeaderMap) {
     headers.retain(|name, _| !claims(name));
 }
 
-/// The address at the other end of the connection, or `socket`.
+/// Where a request comes from, for logs, limits and claims, never for who it is from: the peer, or
+/// what a trusted proxy says; `None` on the socket.
+#[must_use]
+pub fn source(request: &HttpRequest) -> Option<IpAddr> {
+    let peer = request.peer_addr()?.ip();
+    let Some(shared) = request.app_data::<web::Data<Shared>>() else { return Some(peer) };
+    let forwarded = request.headers().get_all(&FORWARDED_FOR).map(HeaderValue::as_bytes);
+    // Their order counts, and actix's iterator has only one end.
+    let forwarded: Vec<&[u8]> = forwarded.collect();
+    Some(shared.app.proxies.source(peer, forwarded.into_iter()))
+}
+
+/// The same for a log line, with the port where it is known.
 #[must_use]
 pub fn peer(request: &HttpRequest) -> String {
-    request.peer_addr().map_or_else(|| "socket".into(), |address| address.to_string())
+    match (source(request), request.peer_addr()) {
+        (Some(source), Some(peer)) if source == peer.ip().to_canonical() => peer.to_string(),
+        (Some(source), _) => source.to_string(),
+        (None, _) => "socket".into(),
+    }
 }
 
 /// Around every request of the operator plane and the observer: stamps, then logs.

@@ -39,6 +39,8 @@ pub enum Takes {
     /// None, or one that is not looked at.
     Nothing,
     Json,
+    /// JSON, or nothing where the defaults will do.
+    Options,
     /// JSON in Keystone's bounds.
     IdentityJson,
     /// One node as JSON, or many as newline-delimited JSON.
@@ -54,7 +56,7 @@ impl Takes {
     #[must_use]
     pub fn media_types(self) -> &'static [&'static str] {
         match self {
-            Takes::Nothing | Takes::Content => &[],
+            Takes::Nothing | Takes::Options | Takes::Content => &[],
             Takes::Json | Takes::IdentityJson => &["application/json"],
             Takes::Nodes => &["application/json", "application/x-ndjson"],
             Takes::SystemIds => &["application/x-ndjson"],
@@ -65,7 +67,7 @@ impl Takes {
     #[must_use]
     pub fn most(self, limits: &Limits) -> usize {
         match self {
-            Takes::Nothing | Takes::Json => limits.json_bytes,
+            Takes::Nothing | Takes::Json | Takes::Options => limits.json_bytes,
             Takes::IdentityJson => IDENTITY_BYTES,
             // One node's contents in base64 have to fit.
             Takes::Nodes => limits.json_bytes + limits.content_bytes / 3 * 8,

@@ -192,3 +192,17 @@ pub async fn remove(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResp
     actions::nodes::remove(&shared.app, &scope.by, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
 }
+
+/// The node is to be installed anew.
+pub async fn reprovision(
+    shared: web::Data<Shared>,
+    scope: OnNode,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    let fields = body::optional_fields(&request, payload, &shared.app.limits).await?;
+    refuse_if(fields.finish())?;
+    let (project, system_id) = scope.node()?;
+    let node = actions::nodes::reprovision(&shared.app, &scope.by, project, system_id).await?;
+    Ok(HttpResponse::Ok().json(node))
+}

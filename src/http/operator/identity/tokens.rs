@@ -14,7 +14,7 @@ use crate::actions::logins::{self, Login, NO_SUCH_TOKEN, Proof, Scope, Who};
 use crate::domain::identity::{By, Caller, Identity, Name, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
 use crate::http::Shared;
-use crate::http::answer::RequestId;
+use crate::http::answer::{RequestId, source};
 use crate::http::body::Fields;
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
@@ -56,8 +56,8 @@ pub async fn login(
             return Err(HttpError::invalid(vec![Problem::field("auth", message)]));
         }
     };
-    let source =
-        request.peer_addr().map_or_else(|| "socket".into(), |peer| network(peer.ip()).to_string());
+    let source = source(&request);
+    let source = source.map_or_else(|| "socket".into(), |source| network(source).to_string());
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
     let request_id = request_id.unwrap_or_default();
     let login = logins::login(&shared.app, &source, request_id, proof, scope).await?;
