@@ -75,6 +75,8 @@ settings! {
             "How long past its end a user's token is good beside a service's own; 0s turns that off";
     }
     "retention" {
+        "keep-events" "DURATION" = "90d":
+            "How long what nodes reported stays, with its files, before it is swept";
         "keep-ended-tokens" "DURATION" = "30d":
             "How long an ended token stays on record before it is swept";
         "keep-audit" "DURATION|forever" = "forever":
@@ -84,6 +86,9 @@ settings! {
         "header-bytes" "SIZE" = "8KiB": "Bytes of request headers; more is 431";
         "content-bytes" "SIZE" = "64MiB": "Bytes of one user-data or vendor-data; more is 413";
         "json-bytes" "SIZE" = "1MiB": "Bytes of a JSON body; more is 413";
+        "report-bytes" "SIZE" = "16MiB": "Bytes of one report of a node; more is 413";
+        "report-file-bytes" "SIZE" = "8MiB": "Bytes of one file in a report, unpacked; more is 413";
+        "report-files" "N" = "16": "Files in one report; more is 413";
         "json-depth" "N" = "32": "Nesting of JSON; more is 400";
         "header-time" "DURATION" = "5s": "How long a connection may take to send its headers";
         "connections" "N" = "20000": "Connections at once on the node listener; more wait";
@@ -238,43 +243,6 @@ impl Given {
         self.values.get(name).map(|(value, _)| value.as_str())
     }
 
-    fn limits(&mut self) -> Limits {
-        let defaults = Limits::default();
-        Limits {
-            header_bytes: self
-                .parse("header-bytes", |t| size(t, 1 << 10, 64 << 10))
-                .unwrap_or(defaults.header_bytes),
-            content_bytes: self
-                .parse("content-bytes", |t| size(t, 0, 512 << 20))
-                .unwrap_or(defaults.content_bytes),
-            json_bytes: self
-                .parse("json-bytes", |t| size(t, 1 << 10, 64 << 20))
-                .unwrap_or(defaults.json_bytes),
-            json_depth: self
-                .parse("json-depth", |t| number(t, 2, 100))
-                .unwrap_or(defaults.json_depth),
-            header_time: self
-                .parse("header-time", |t| duration(t, 1, 60))
-                .unwrap_or(defaults.header_time),
-            connections: self
-                .parse("connections", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.connections),
-            node_rate: self
-                .parse("node-rate", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.node_rate),
-            node_burst: self
-                .parse("node-burst", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.node_burst),
-            refused_rate: self
-                .parse("refused-rate", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.refused_rate),
-            refused_burst: self
-                .parse("refused-burst", |t| number(t, 1, 1_000_000))
-                .unwrap_or(defaults.refused_burst),
-            page: self.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
-        }
-    }
-
     /// A certificate and its key: both or none.
     fn tls_files(&mut self, cert: &'static str, key: &'static str) -> Option<TlsFiles> {
         let mut path = |name| {
@@ -353,12 +321,58 @@ pub struct Settings {
     pub secret_key_file: PathBuf,
     pub policy_file: Option<PathBuf>,
     pub service_token_window: Duration,
+    pub keep_events: Duration,
     pub keep_ended_tokens: Duration,
     /// `None`: for ever.
     pub keep_audit: Option<Duration>,
     pub limits: Limits,
     /// Said once at start.
     pub warnings: Vec<String>,
+}
+
+/// What one request, one node and one process may ask for.
+fn limits(given: &mut Given) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        header_bytes: given
+            .parse("header-bytes", |t| size(t, 1 << 10, 64 << 10))
+            .unwrap_or(defaults.header_bytes),
+        content_bytes: given
+            .parse("content-bytes", |t| size(t, 0, 512 << 20))
+            .unwrap_or(defaults.content_bytes),
+        json_bytes: given
+            .parse("json-bytes", |t| size(t, 1 << 10, 64 << 20))
+            .unwrap_or(defaults.json_bytes),
+        report_bytes: given
+            .parse("report-bytes", |t| size(t, 1 << 10, 64 << 20))
+            .unwrap_or(defaults.report_bytes),
+        report_file_bytes: given
+            .parse("report-file-bytes", |t| size(t, 0, 64 << 20))
+            .unwrap_or(defaults.report_file_bytes),
+        report_files: given
+            .parse("report-files", |t| number(t, 0, 1000))
+            .unwrap_or(defaults.report_files),
+        json_depth: given.parse("json-depth", |t| number(t, 2, 100)).unwrap_or(defaults.json_depth),
+        header_time: given
+            .parse("header-time", |t| duration(t, 1, 60))
+            .unwrap_or(defaults.header_time),
+        connections: given
+            .parse("connections", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.connections),
+        node_rate: given
+            .parse("node-rate", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.node_rate),
+        node_burst: given
+            .parse("node-burst", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.node_burst),
+        refused_rate: given
+            .parse("refused-rate", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.refused_rate),
+        refused_burst: given
+            .parse("refused-burst", |t| number(t, 1, 1_000_000))
+            .unwrap_or(defaults.refused_burst),
+        page: given.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
+    }
 }
 
 /// Everything that is wrong with what was given.
@@ -379,7 +393,7 @@ impl Settings {
         let database_url = given
             .parse("database-url", DatabaseUrl::parse)
             .unwrap_or_else(|| DatabaseUrl::Sqlite(state_dir.join("nodeinit.db")));
-        let limits = given.limits();
+        let limits = limits(&mut given);
         let settings = Settings {
             listen: given.parse("listen", address).unwrap_or(loopback(5240)),
             admin_listen: given
@@ -418,6 +432,9 @@ impl Settings {
                     if t == "0" { Ok(Duration::ZERO) } else { parse_duration(t) }
                 })
                 .unwrap_or(Duration::from_hours(48)),
+            keep_events: given
+                .parse("keep-events", parse_duration)
+                .unwrap_or(Duration::from_hours(90 * 24)),
             keep_ended_tokens: given
                 .parse("keep-ended-tokens", parse_duration)
                 .unwrap_or(Duration::from_hours(30 * 24)),
@@ -493,6 +510,7 @@ impl Settings {
                     Some(path) => path.display().to_string(),
                 },
                 "service-token-window" => format!("{}s", self.service_token_window.as_secs()),
+                "keep-events" => format!("{}s", self.keep_events.as_secs()),
                 "keep-ended-tokens" => format!("{}s", self.keep_ended_tokens.as_secs()),
                 "keep-audit" => match self.keep_audit {
                     None => "forever".into(),
@@ -501,6 +519,9 @@ impl Settings {
                 "header-bytes" => self.limits.header_bytes.to_string(),
                 "content-bytes" => self.limits.content_bytes.to_string(),
                 "json-bytes" => self.limits.json_bytes.to_string(),
+                "report-bytes" => self.limits.report_bytes.to_string(),
+                "report-file-bytes" => self.limits.report_file_bytes.to_string(),
+                "report-files" => self.limits.report_files.to_string(),
                 "json-depth" => self.limits.json_depth.to_string(),
                 "header-time" => format!("{}s", self.limits.header_time.as_secs()),
                 "connections" => self.limits.connections.to_string(),

@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::actions::reports::Reports;
 use crate::actions::{self, App, Nobody};
 use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
@@ -30,10 +31,10 @@ use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
 use crate::live::policy::{BadFile, PolicySource, Watch};
 use crate::live::strangers::Strangers;
-use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
+use crate::live::{FUTURE, Learnt, Nonces, Observed, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
-use crate::store::migrations;
-use crate::store::{Db, DbError};
+use crate::store::{Db, DbError, Tx};
+use crate::store::{boots, migrations};
 
 /// Connections to the database, for reads; on `SQLite` one of them writes at a time.
 const DATABASE_CONNECTIONS: u32 = 8;
@@ -129,6 +130,12 @@ impl Server {
         let keys = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
+        if floor > seconds(clock.now()) {
+            // The last server did not stop cleanly: reads of its last second may be unwritten.
+            let forget = |tx: &mut Tx| Ok::<_, DbError>(boots::forget_deadlines(tx)?);
+            let nodes = db.write("forget deadlines", forget).await?;
+            tracing::info!(nodes, "no node fails for reads that were not written down");
+        }
 
         let node_socket = bind(settings.listen)?;
         let node = local(&node_socket)?;
@@ -149,6 +156,11 @@ impl Server {
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
+            observed: Observed::default(),
+            reports: Reports::new(
+                settings.limits.report_bytes,
+                settings.limits.report_files * settings.limits.report_file_bytes,
+            ),
             identities: Arc::default(),
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
             nobodys_password,
@@ -196,7 +208,7 @@ impl Server {
         if let Some(socket) = admin_socket {
             server.serve_operators(shared, listen(socket)?)?;
         }
-        server.housekeep(settings.keep_ended_tokens, settings.keep_audit);
+        server.housekeep(&settings);
         Ok(server)
     }
 
@@ -260,7 +272,10 @@ impl Server {
         }));
     }
 
-    fn housekeep(&mut self, keep_ended_tokens: Duration, keep_audit: Option<Duration>) {
+    fn housekeep(&mut self, settings: &Settings) {
+        let keep_ended_tokens = settings.keep_ended_tokens;
+        let (keep_audit, keep_events) = (settings.keep_audit, settings.keep_events);
+        self.tasks.push(tokio::spawn(actions::reports::run(self.app.clone())));
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);
@@ -280,6 +295,11 @@ impl Server {
                 match actions::cull::sweep(&app, keep_ended_tokens).await {
                     Ok(0) => {}
                     Ok(tokens) => tracing::info!(tokens, "swept"),
+                    Err(error) => tracing::warn!(%error, "the sweep will try again"),
+                }
+                match actions::reports::sweep(&app, keep_events).await {
+                    Ok(0) => {}
+                    Ok(events) => tracing::info!(events, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
                 }
                 if let Some(keep) = keep_audit

@@ -4,14 +4,23 @@ use std::time::{Duration, Instant};
 
 use super::App;
 use crate::domain::credentials::{PlaintextReplay, TokenKey};
-use crate::live::Stale;
+use crate::live::{self, Stale};
 use crate::oauth::{Claim, Method, SignedRequest, verify};
-use crate::store::tokens::NodeRow;
+use crate::store::columns::Id;
+use crate::store::nonces::WriteNonce;
+use crate::store::tokens::{Known, NodeRow};
 use crate::store::{DbError, tokens};
+
+/// How long a post of a node that is too fast is held back before it is refused.
+const POST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A node whose signature was good. Handlers of the node plane take this and nothing else.
 pub struct SignedNode {
     pub node: NodeRow,
+    /// The token that signed.
+    pub token: Id,
+    /// What a write spends in its own transaction too.
+    pub nonce: Option<WriteNonce>,
 }
 
 /// Why a request was refused: `reason` for the log and the metric, the variant for the caller.
@@ -98,7 +107,24 @@ pub async fn authenticate(
     let key = TokenKey::trusted(claim.token_key.clone().into_owned());
     let known =
         app.db.read(move |conn| tokens::find_by_key(conn, &key)).await.map_err(Refusal::Store)?;
+    let system_id = known.as_ref().and_then(|known| known.made_for.clone());
+    let judged = judge(app, claim, request, known).await;
+    if let Some(system_id) = system_id {
+        let now = app.clock.now();
+        match &judged {
+            Err(refusal) => app.observed.refused(&system_id, refusal.reason(), now),
+            Ok(_) => app.observed.signed(&system_id, claim.timestamp, now),
+        }
+    }
+    judged
+}
 
+async fn judge(
+    app: &App,
+    claim: &Claim<'_>,
+    request: &SignedRequest<'_>,
+    known: Option<Known>,
+) -> Result<SignedNode, Refusal> {
     // An unknown token is verified too, against a secret nobody has: every refusal has done the
     // same work.
     let (consumer_key, token_key, sealed) = match &known {
@@ -123,6 +149,7 @@ pub async fn authenticate(
     let now = app.clock.now();
     let judged =
         claim.method != Method::Plaintext || app.plaintext_replay == PlaintextReplay::Refuse;
+    let mut write_nonce = None;
     if judged {
         let (Some(timestamp), Some(nonce)) = (claim.timestamp, claim.nonce.as_deref()) else {
             return Err(Refusal::Malformed { reason: "timestamp_or_nonce_missing" });
@@ -134,12 +161,28 @@ pub async fn authenticate(
             Stale::Spent => Refusal::Nonce { reason: "nonce_spent" },
             Stale::Full => Refusal::Store(DbError::Busy),
         })?;
+        write_nonce = Some(live::write_nonce(&claim.token_key, timestamp, nonce));
     }
 
     let Some(node) = known.node else { return Err(Refusal::NotANode) };
-    app.pace
-        .take(&node.system_id, Instant::now())
-        .map_err(|retry_after| Refusal::TooMany { retry_after })?;
+    let patience = if request.method == "POST" { POST_PATIENCE } else { Duration::ZERO };
+    keep_pace(app, &node.system_id, patience).await?;
     app.learnt.used(known.id, known.last_used_at, now);
-    Ok(SignedNode { node })
+    Ok(SignedNode { node, token: known.id, nonce: write_nonce })
+}
+
+/// Counts a request of a node. One that may wait does so until it is its turn: an event that is
+/// refused is lost.
+async fn keep_pace(app: &App, system_id: &str, patience: Duration) -> Result<(), Refusal> {
+    let until = Instant::now() + patience;
+    loop {
+        let now = Instant::now();
+        match app.pace.take(system_id, now) {
+            Ok(()) => return Ok(()),
+            Err(retry_after) if now + retry_after > until => {
+                return Err(Refusal::TooMany { retry_after });
+            }
+            Err(wait) => tokio::time::sleep(wait).await,
+        }
+    }
 }

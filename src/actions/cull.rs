@@ -10,6 +10,7 @@ use crate::domain::audit::Object;
 use crate::domain::cull::{Cap, Culled, Staleness};
 use crate::domain::identity::By;
 use crate::domain::policy::Action;
+use crate::store::boots;
 use crate::store::columns::Id;
 use crate::store::tokens::{self, StaleBefore};
 
@@ -94,10 +95,8 @@ pub async fn flush(app: &App) -> Result<usize, Failure> {
         let uses = batch.to_vec();
         let written = app
             .db
-            .write("note last use", move |tx| {
-                for (token, at) in &uses {
-                    tokens::update_last_used(tx, *token, *at)?;
-                }
+            .write("note reads", move |tx| {
+                boots::learn(tx, &uses)?;
                 Ok::<_, Failure>(uses.len())
             })
             .await;

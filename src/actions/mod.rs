@@ -8,6 +8,7 @@ pub mod logins;
 pub mod nodes;
 pub mod operators;
 pub mod projects;
+pub mod reports;
 pub mod tokens;
 pub mod users;
 
@@ -29,7 +30,7 @@ use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
 use crate::live::policy::PolicySource;
 use crate::live::strangers::Strangers;
-use crate::live::{Learnt, Nonces, Pace};
+use crate::live::{Learnt, Nonces, Observed, Pace};
 use crate::store::columns::Id;
 use crate::store::{self, Db, DbError};
 
@@ -50,6 +51,10 @@ pub struct App {
     pub nobody: Nobody,
     pub nonces: Nonces,
     pub learnt: Learnt,
+    /// What this process has seen of nodes' signatures, for `explain`.
+    pub observed: Observed,
+    /// Events on their way to the disk.
+    pub reports: reports::Reports,
     /// How fast each node asks.
     pub pace: Pace,
     /// What is known of operators' tokens.

@@ -6,9 +6,11 @@ use serde_json::json;
 
 use super::{App, Failure, NO_SUCH_NODE, audit};
 use crate::domain::audit::Object;
+use crate::domain::boot::Step;
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
 use crate::domain::identity::{By, id_text};
 use crate::domain::policy::Action;
+use crate::store::boots::{self, Move};
 use crate::store::columns::Id;
 use crate::store::{nodes, tokens};
 
@@ -118,6 +120,7 @@ async fn make(
             (Id(app.mint.id(now)), live)
         })
         .collect();
+    let step = Step::TokenChanged { at: now };
     app.db
         .write("get token", move |tx| {
             // The rows are held, so the loser of a race finds the winner's token here; the unique
@@ -132,6 +135,11 @@ async fn make(
                     live.push(made);
                 }
             }
+            let moves: Vec<Move> = live[first..]
+                .iter()
+                .map(|made| Move { system_id: &made.system_id, token: None, step })
+                .collect();
+            boots::advance(tx, &moves)?;
             let detail = match (&object, &live[first..]) {
                 (_, []) => return Ok(live),
                 (Object::Node(_), [made]) => json!({

@@ -4,7 +4,9 @@
 mod audit;
 mod auth;
 mod bench;
+mod boots;
 mod contents;
+mod events;
 mod identity;
 mod nodes;
 mod output;
@@ -105,6 +107,9 @@ enum Command {
     VendorData(contents::Content),
     /// Tell a node where we are and with which credentials: prints its preseed
     Preseed(tokens::Preseed),
+    /// What the machines report
+    #[command(subcommand)]
+    Event(events::Event),
     /// Make or reset the first admin, through the socket
     Bootstrap(identity::Bootstrap),
     /// Log in, and print a token for later commands
@@ -120,6 +125,12 @@ enum Command {
     /// Who may do what where
     #[command(subcommand)]
     Role(identity::Role),
+    /// Tell how a node came to where it is: what it was served, what it reported, and why it failed
+    Timeline(boots::OfNode),
+    /// List the nodes that are claimed, contacted, booting or failed and get no further
+    Stuck(boots::Stuck),
+    /// Say why a node is refused: its state, its token, the last refusals, its clock
+    Explain(boots::OfNode),
     /// Who changed what, and who was refused
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -148,12 +159,16 @@ pub fn run() -> anyhow::Result<()> {
         Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
+        Command::Event(command) => events::run(&common, command),
         Command::Bootstrap(command) => identity::bootstrap(&common, &command),
         Command::Login(command) => identity::login(&common, &command),
         Command::Whoami => identity::whoami(&common),
         Command::User(command) => identity::user(&common, command),
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
+        Command::Timeline(of) => boots::timeline(&common, &of),
+        Command::Stuck(command) => boots::stuck(&common, &command),
+        Command::Explain(of) => boots::explain(&common, &of),
         Command::Audit(command) => audit::run(&common, command),
         Command::Policy(command) => policy::run(&common, command),
         Command::Bench(command) => bench::run(&common, command),

@@ -39,9 +39,20 @@ pub fn list(format: Format, columns: &[&str], items: &[Value]) -> anyhow::Result
     print_table(&table)
 }
 
+/// One row of a table that has no end: its cells with two spaces between.
+pub fn row(columns: &[&str], item: &Value) -> anyhow::Result<()> {
+    let cells: Vec<String> = columns.iter().map(|name| cell(&item[*name])).collect();
+    Ok(writeln!(std::io::stdout(), "{}", cells.join("  ").trim())?)
+}
+
 /// One JSON object a line, for results that have no end worth waiting for.
 pub fn line(value: &Value) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{value}")?)
+}
+
+/// A line for people.
+pub fn text(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{}", plain(line))?)
 }
 
 /// Bytes as they are.

@@ -11,6 +11,12 @@ pub struct Limits {
     pub content_bytes: usize,
     /// Bytes of a JSON request body on the operator plane.
     pub json_bytes: usize,
+    /// Bytes of what a node reports at once.
+    pub report_bytes: usize,
+    /// Bytes of one reported file, decoded.
+    pub report_file_bytes: usize,
+    /// Files of one report.
+    pub report_files: usize,
     /// Nesting of JSON.
     pub json_depth: usize,
     /// How long a connection may take to send a request's headers.
@@ -35,6 +41,9 @@ impl Default for Limits {
             header_bytes: 8 << 10,
             content_bytes: 64 << 20,
             json_bytes: 1 << 20,
+            report_bytes: 16 << 20,
+            report_file_bytes: 8 << 20,
+            report_files: 16,
             json_depth: 32,
             header_time: Duration::from_secs(5),
             connections: 20_000,

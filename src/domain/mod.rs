@@ -1,6 +1,7 @@
 //! The nouns of the service and their pure rules: no I/O, no clock, no log.
 
 pub mod audit;
+pub mod boot;
 pub mod content;
 pub mod credentials;
 pub mod cull;
@@ -12,4 +13,5 @@ pub mod node;
 pub mod password;
 pub mod policy;
 pub mod preseed;
+pub mod report;
 pub mod seal;

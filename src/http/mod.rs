@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{audit, contents, identity, nodes, policy, tokens};
+    use operator::{audit, boots, contents, events, identity, nodes, policy, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -113,6 +113,18 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
             "/v1/{project}/nodes/{system_id}/preseed",
             vec![post(Action::Preseed, Takes::Json, tokens::preseed)],
         ),
+        ("/v1/{project}/nodes/{system_id}/events", vec![get(Action::EventList, events::list)]),
+        (
+            "/v1/{project}/nodes/{system_id}/events/{event}/files/{ordinal}",
+            vec![get(Action::EventList, events::show_file)],
+        ),
+        (
+            "/v1/{project}/nodes/{system_id}/timeline",
+            vec![get(Action::TimelineShow, boots::timeline)],
+        ),
+        ("/v1/{project}/nodes/{system_id}/explain", vec![get(Action::NodeExplain, boots::explain)]),
+        ("/v1/stuck", vec![get(Action::StuckList, boots::stuck)]),
+        ("/v1/events", vec![get(Action::EventListAll, events::list_all)]),
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
         ("/v1/openapi.json", vec![Operation::open(&Method::GET, NOTHING, operator::openapi::show)]),
         ("/v1/whoami", vec![get(Action::Whoami, identity::tokens::whoami)]),

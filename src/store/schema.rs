@@ -120,6 +120,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    boots (system_id) {
+        system_id -> Text,
+        fold -> Text,
+        state -> Text,
+        stage -> Text,
+        since -> BigInt,
+        fails_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
     audit (seq) {
         seq -> BigInt,
         at -> BigInt,
@@ -144,6 +155,40 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    events (id) {
+        id -> Binary,
+        system_id -> Text,
+        token_id -> Binary,
+        origin -> Text,
+        name -> Text,
+        event_type -> Text,
+        result -> Nullable<Text>,
+        description -> Text,
+        node_time -> Nullable<BigInt>,
+        received_at -> BigInt,
+        extra -> Text,
+        repeat_of -> Nullable<Binary>,
+    }
+}
+
+diesel::table! {
+    event_files (event_id, ordinal) {
+        event_id -> Binary,
+        ordinal -> Integer,
+        path -> Text,
+        sha256 -> Nullable<Binary>,
+        size -> BigInt,
+    }
+}
+
+diesel::table! {
+    node_nonces (digest) {
+        digest -> Binary,
+        timestamp -> BigInt,
+    }
+}
+
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> projects (project_id));
 diesel::joinable!(operator_tokens -> users (user_id));
@@ -153,6 +198,10 @@ diesel::joinable!(tokens -> consumers (id));
 diesel::joinable!(node_keys -> tokens (token_id));
 diesel::joinable!(node_keys -> nodes (system_id));
 diesel::joinable!(contents -> blobs (sha256));
+diesel::joinable!(boots -> nodes (system_id));
+diesel::joinable!(events -> nodes (system_id));
+diesel::joinable!(event_files -> events (event_id));
+diesel::joinable!(event_files -> blobs (sha256));
 diesel::allow_tables_to_appear_in_same_query!(
     projects,
     users,
@@ -164,5 +213,9 @@ diesel::allow_tables_to_appear_in_same_query!(
     tokens,
     node_keys,
     blobs,
-    contents
+    contents,
+    boots,
+    events,
+    event_files,
+    node_nonces
 );

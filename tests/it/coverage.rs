@@ -33,6 +33,10 @@ const VENDOR_DATA: &str = "/v1/{project}/nodes/{system_id}/vendor-data";
 const VENDOR_DATA_VERSIONS: &str = "/v1/{project}/nodes/{system_id}/vendor-data/versions";
 const TOKEN: &str = "/v1/{project}/nodes/{system_id}/token";
 const PRESEED: &str = "/v1/{project}/nodes/{system_id}/preseed";
+const EVENTS: &str = "/v1/{project}/nodes/{system_id}/events";
+const EVENT_FILE: &str = "/v1/{project}/nodes/{system_id}/events/{event}/files/{ordinal}";
+const TIMELINE: &str = "/v1/{project}/nodes/{system_id}/timeline";
+const EXPLAIN: &str = "/v1/{project}/nodes/{system_id}/explain";
 const TOKENS: &str = "/v1/{project}/tokens";
 const USERS: &str = "/v2.0/users";
 const USER: &str = "/v2.0/users/{user}";
@@ -57,6 +61,12 @@ pub const CASES: &[Case] = &[
     case("GET", VENDOR_DATA, "", 200),
     case("GET", VENDOR_DATA_VERSIONS, "", 200),
     case("DELETE", VENDOR_DATA, "", 204),
+    case("GET", EVENTS, "", 200),
+    case("GET", EVENT_FILE, "", 404),
+    case("GET", "/v1/events", "", 200),
+    case("GET", TIMELINE, "", 200),
+    case("GET", EXPLAIN, "", 200),
+    case("GET", "/v1/stuck", "", 200),
     case("POST", TOKEN, "", 200),
     case("GET", TOKEN, "", 200),
     Case { content_type: "application/x-ndjson", ..case("POST", TOKENS, "\"n1\"\n", 200) },
@@ -304,6 +314,7 @@ fn paths(target: Target<'_>) -> Vec<&'static str> {
         Target::Item(MetadataKey::VendorData) => vec!["/2012-03-01/meta-data/vendor-data"],
         Target::UnknownItem(_) => vec![],
         Target::UserData => vec!["/2012-03-01/user-data"],
+        Target::Status(_) => vec!["/status/n1"],
     }
 }
 
@@ -315,7 +326,7 @@ fn every_target_of_the_node_plane_is_among_the_paths_that_tests_ask() {
     let mut all: Vec<&str> = targets.into_iter().flat_map(paths).collect();
     all.extend(paths(Target::UserData));
     assert_eq!(all, READS);
-    for path in READS {
+    for path in READS.into_iter().chain(paths(Target::Status("n1"))) {
         let whole = format!("/MAAS/metadata{path}");
         let Path::Known(target) = parse(&whole) else { panic!("{path} is not known") };
         assert_eq!(paths(target), [path]);
@@ -331,7 +342,7 @@ fn every_path_of_the_node_plane_wants_the_nodes_own_signature() {
     let ended = second;
     let second = server.credentials("n2");
     for base in ["", "/curtin"] {
-        for path in READS {
+        for path in READS.into_iter().chain(["/status/n1"]) {
             let path = format!("{base}{path}");
             for method in ["GET", "POST", "PUT", "DELETE"] {
                 let send = |headers: &[(&str, &str)]| first.send(method, &path, headers, b"");
@@ -352,6 +363,12 @@ fn every_path_of_the_node_plane_wants_the_nodes_own_signature() {
                     let reply = send(&[("Authorization", &liar.header())]);
                     assert_refused(&reply, "credentials_refused");
                 }
+            }
+            if path.ends_with("/status/n1") {
+                let reply =
+                    second.send("POST", &path, &[("Authorization", &second.header())], b"{}");
+                assert_eq!(reply.status, 403, "{path}: {}", reply.text());
+                continue;
             }
             // Another node sees itself, where there is anything to see of a node at all.
             let seen = second.get(&path);

@@ -156,8 +156,12 @@ fn d20_another_method_is_405_and_says_which_there_are() {
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get"] {
             let header = node.header();
             let reply = node.send(method, path, &[("Authorization", &header)], b"");
-            assert_eq!(reply.status, 405, "{method} {path}");
-            assert_eq!(reply.header("allow"), Some("GET, HEAD"), "{method} {path}");
+            let takes_posts = path == "/2012-03-01/";
+            let allow = if takes_posts { "GET, HEAD, POST" } else { "GET, HEAD" };
+            if !(takes_posts && method == "POST") {
+                assert_eq!(reply.status, 405, "{method} {path}");
+                assert_eq!(reply.header("allow"), Some(allow), "{method} {path}");
+            }
             assert_refused(&node.send(method, path, &[], b""), "credentials_missing");
         }
     }

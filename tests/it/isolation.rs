@@ -112,13 +112,12 @@ fn i04_no_query_and_no_header_names_another_node() {
 }
 
 #[test]
-fn i05_there_is_no_status_to_post_for_another_node() {
+fn i05_no_status_is_posted_for_another_node() {
     let (server, _, second) = two_nodes();
     let event = br#"{"event_type": "start", "origin": "o", "name": "n", "description": "d"}"#;
     let before = server.operator().session.get("/v1/default/nodes/n1").unwrap();
     let headers = [("Authorization", &*second.header()), ("Content-Type", "application/json")];
-    // 403 once nodes can report at all.
-    assert_eq!(second.send("POST", "/status/n1", &headers, event).status, 404);
+    assert_eq!(second.send("POST", "/status/n1", &headers, event).status, 403);
     assert_eq!(server.operator().session.get("/v1/default/nodes/n1").unwrap(), before);
 }
 

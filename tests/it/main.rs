@@ -5,6 +5,7 @@
 mod architecture;
 mod audit;
 mod bench;
+mod boot;
 mod cli;
 mod cli_identity;
 mod client;
@@ -38,6 +39,9 @@ mod policy_rules;
 mod policy_show;
 mod readme;
 mod replicas;
+mod reports;
+mod reports_cli;
+mod reports_kept;
 mod support;
 mod tls;
 mod tokens;

@@ -17,8 +17,11 @@ with open("/etc/cloud/cloud.cfg.d/90_maas.cfg", "w", encoding="utf-8") as file:
 with open("/etc/cloud/cloud.cfg.d/99_lab.cfg", "w", encoding="utf-8") as file:
     json.dump({**LOCAL, "datasource": {"MAAS": job["changes"]}}, file)
 with open("/run/cmdline", "w", encoding="utf-8") as file:
-    file.write("root=/dev/vda")
-environment = dict(os.environ, PATH_PROC_CMDLINE="/run/cmdline", DEBUG_PROC_CMDLINE="root=/dev/vda")
+    file.write(job["cmdline"])
+for path, text in job["files"].items():  # what an initramfs would have left in /run
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+environment = dict(os.environ, PATH_PROC_CMDLINE="/run/cmdline", DEBUG_PROC_CMDLINE=job["cmdline"])
 
 
 def run(*command):

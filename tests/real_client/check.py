@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import checks_boot  # noqa: F401  importing these registers their checks
 import checks_credentials  # noqa: F401
 import checks_data  # noqa: F401
+import checks_events  # noqa: F401
 import checks_server  # noqa: F401
 import checks_tls  # noqa: F401
 from lab import CHECKS, Lab, equal

@@ -71,9 +71,10 @@ class Machine:
         """One run of DataSourceMAAS with this preseed; `changes` replace keys of `datasource.MAAS`."""
         return self.run("client.py", dict(preseed=preseed, changes=changes, urls=urls), clock, zone)
 
-    def boot(self, preseed, clock=0, zone="", **changes):
+    def boot(self, preseed, clock=0, zone="", cmdline="root=/dev/vda", files=(), **changes):
         """One boot with this preseed as a file of /etc/cloud/cloud.cfg.d; a second call is a reboot."""
-        return self.run("boot.py", dict(preseed=preseed, changes=changes), clock, zone)
+        job = dict(preseed=preseed, changes=changes, cmdline=cmdline, files=dict(files))
+        return self.run("boot.py", job, clock, zone)
 
     def write(self, path, text):
         """Puts a file on the disk of a machine that is not running."""

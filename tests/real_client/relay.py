@@ -16,6 +16,7 @@ class Exchange:
     method: str
     target: str
     headers: dict
+    sent: bytes = b""
     status: int | None = None
     reply_headers: dict = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
@@ -76,6 +77,10 @@ class Relay:
         """The metadata requests made with this token, in order."""
         return [x for x in self.everything() if x.token == token and x.is_metadata]
 
+    def events_of(self, token):
+        """The events posted with this token, in order."""
+        return [x for x in self.everything() if x.token == token and not x.is_metadata]
+
     def _source(self, token):
         with self._lock:
             number = self._sources.setdefault(token, len(self._sources) + 1)
@@ -107,7 +112,7 @@ class Relay:
                 exchange = Exchange(method, target, headers)
                 with self._lock:
                     self._seen.append(exchange)
-                body = requests.read(int(headers.get("content-length", 0)))
+                body = exchange.sent = requests.read(int(headers.get("content-length", 0)))
                 try:
                     self._act(self.before, exchange)
                     if server is None:

@@ -122,5 +122,9 @@ class Node:
     def revoke(self):
         self.server.cli("token", "revoke", self.id)
 
+    def events(self):
+        """What the server has of this node's reports, the oldest first."""
+        return json.loads(self.server.cli("event", "list", "--node", self.id, "-o", "json"))
+
     def preseed(self, form="cloud-config"):
         return self.server.cli("preseed", self.id, "--format", form).decode()

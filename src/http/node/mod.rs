@@ -2,13 +2,13 @@
 
 pub mod metadata;
 mod paced;
+mod reports;
 pub mod route;
 
 use std::time::{Duration, Instant};
 
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
-use bytes::BytesMut;
 
 use super::answer::{micros, peer, request_id, stamp};
 use super::error::RETRY_AFTER_SECONDS;
@@ -19,11 +19,15 @@ use crate::domain::limits::Limits;
 use crate::oauth::{Claim, Method as SignatureMethod, SignedRequest};
 use crate::store::DbError;
 use crate::telemetry::RequestLine;
+use reports::Body;
 use route::{Path, Target};
 
 /// Clients have no timeout after their first request (`read_maas_seed_url` reads with none), so
 /// the first byte has to come by itself, whatever happens behind it.
 const DEADLINE: Duration = Duration::from_secs(8);
+
+/// The same for the first half of a post, which then has its body to read and a commit to wait for.
+const SIGN_IN: Duration = Duration::from_secs(4);
 
 /// Bytes of a form body that HMAC covers, held before it is known who sent them.
 const FORM_BYTES: usize = 64 << 10;
@@ -55,12 +59,7 @@ pub async fn serve(
     // The deadline counts from the request's last byte.
     let mut answer = match receive(&request, payload, &shared.app, &path).await {
         Err(answer) => answer,
-        Ok(received) => {
-            let answer = answer(&request, &shared.app, received);
-            tokio::time::timeout(DEADLINE, answer)
-                .await
-                .unwrap_or_else(|_| unavailable("deadline", None))
-        }
+        Ok(received) => answer(&request, &shared.app, received).await,
     };
     stamp(answer.response.headers_mut(), "Authorization", &id);
 
@@ -91,7 +90,8 @@ pub async fn serve(
 struct Received<'r> {
     target: Target<'r>,
     claim: Claim<'r>,
-    form: Option<BytesMut>,
+    /// Read already if HMAC covers it; any other is read once it is known who sends it.
+    body: Body,
 }
 
 /// Reads a request. What is refused here is refused without the store.
@@ -119,36 +119,65 @@ async fn receive<'r>(
         .map_err(|refusal| refuse(app, request, &refusal))?;
     let covers_form = claim.method != SignatureMethod::Plaintext
         && body::media_type(request) == "application/x-www-form-urlencoded";
-    let form = if covers_form {
-        let form = body::read(request, payload, FORM_BYTES).await;
-        Some(form.map_err(|error| Answer {
-            reason: "form_unreadable",
-            ..text(error.status_code(), "The form cannot be read").into()
-        })?)
-    } else {
-        None
-    };
-    Ok(Received { target, claim, form })
+    if !covers_form {
+        return Ok(Received { target, claim, body: Body::Coming(payload) });
+    }
+    let form = body::read(request, payload, FORM_BYTES).await.map_err(|error| Answer {
+        reason: "form_unreadable",
+        ..text(error.status_code(), "The form cannot be read").into()
+    })?;
+    Ok(Received { target, claim, body: Body::Read(form) })
 }
 
 async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Answer {
-    let node = match sign_in(request, app, &received).await {
-        Ok(SignedNode { node }) => node,
-        Err(refusal) => return refuse(app, request, &refusal),
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let until = tokio::time::Instant::now() + if reads { DEADLINE } else { SIGN_IN };
+    let late = |_| unavailable("deadline", None);
+    let signed = tokio::time::timeout_at(until, sign_in(request, app, &received)).await;
+    let signed = match signed.map_err(late) {
+        Ok(Ok(signed)) => signed,
+        Ok(Err(refusal)) => return refuse(app, request, &refusal),
+        Err(answer) => return answer,
     };
-    let system_id = node.system_id.clone();
-    let mut answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        match metadata::read(app, node, received.target).await {
-            Ok(response) => response.into(),
-            Err(error) => unavailable("store", Some(error.to_string())),
+    let system_id = signed.node.system_id.clone();
+    let target = received.target;
+    let mut answer = match (request.method(), target) {
+        (method @ &(Method::GET | Method::HEAD), _) => {
+            let operation = reports::named_operation(request);
+            if target == Target::Version && operation.is_some() {
+                reports::unrecognised(method.as_str(), operation.as_deref())
+            } else {
+                let read = metadata::read(app, signed, target, method);
+                match tokio::time::timeout_at(until, read).await.map_err(late) {
+                    Ok(Ok(response)) => response.into(),
+                    Ok(Err(error)) => unavailable("store", Some(error.to_string())),
+                    Err(answer) => answer,
+                }
+            }
         }
-    } else {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
-        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-        response.into()
+        (&Method::POST, Target::Status(_) | Target::Version) => {
+            let body = received.body;
+            let taken = match target {
+                Target::Status(named) => reports::status(request, app, signed, named, body).await,
+                _ => reports::operation(request, app, signed, body).await,
+            };
+            taken.map_or_else(|answer| answer, Answer::from)
+        }
+        _ => not_allowed(target).into(),
     };
     answer.node = Some(system_id);
     answer
+}
+
+fn not_allowed(target: Target<'_>) -> HttpResponse {
+    let allow = match target {
+        Target::Status(_) => "POST",
+        Target::Version => "GET, HEAD, POST",
+        _ => "GET, HEAD",
+    };
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
+    response
 }
 
 /// The one way to an identity on this plane.
@@ -169,7 +198,10 @@ async fn sign_in(
         scheme,
         host,
         target,
-        form: received.form.as_deref(),
+        form: match &received.body {
+            Body::Read(form) => Some(form),
+            Body::Coming(_) => None,
+        },
     };
     authenticate(app, &received.claim, &signed).await
 }

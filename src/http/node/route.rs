@@ -21,6 +21,8 @@ pub enum Target<'p> {
     UnknownItem(&'p str),
     /// `/VERSION/user-data`
     UserData,
+    /// `/status/SYSTEM_ID`
+    Status(&'p str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,12 @@ pub fn parse(path: &str) -> Path<'_> {
     }
     let Some(version) = first else { return Path::Known(Target::Index) };
     let rest = [segments.next(), segments.next(), segments.next()];
+    if version == "status" {
+        return match rest {
+            [Some(system_id), None, _] => Path::Known(Target::Status(system_id)),
+            _ => Path::Unknown,
+        };
+    }
     let target = match rest {
         [None, ..] => Target::Version,
         [Some("meta-data"), None, _] => Target::MetaData,
@@ -70,6 +78,7 @@ impl Path<'_> {
                 "/MAAS/metadata/{version}/meta-data/{item}"
             }
             Path::Known(Target::UserData) => "/MAAS/metadata/{version}/user-data",
+            Path::Known(Target::Status(_)) => "/MAAS/metadata/status/{system_id}",
             Path::UnknownVersion(_) | Path::Unknown => "unmatched",
         }
     }
@@ -100,6 +109,9 @@ mod tests {
         ] {
             assert_eq!(known(path), Some(Target::Version), "{path}");
         }
+        for path in ["/MAAS/metadata/status/n1", "/MAAS/metadata//curtin/status//n1/"] {
+            assert_eq!(known(path), Some(Target::Status("n1")), "{path}");
+        }
         for path in [
             "/MAAS/metadata/latest/meta-data/instance-id",
             "/MAAS/metadata//latest///meta-data//instance-id/",
@@ -116,6 +128,9 @@ mod tests {
             "/MAAS",
             "/maas/metadata/",
             "/MAAS/metadata/latest/no-such",
+            "/MAAS/metadata/status",
+            "/MAAS/metadata/status/n1/x",
+            "/MAAS/metadata/latest/status/n1",
             "/MAAS/metadata/latest/meta-data/instance-id/extra",
             "/MAAS/metadata/latest/meta-data/public-keys/0/openssh-key",
             "/MAAS/metadata/latest/user-data/x",

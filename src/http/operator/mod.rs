@@ -1,7 +1,9 @@
 //! The operator plane under `/v1`.
 
 pub mod audit;
+pub mod boots;
 pub mod contents;
+pub mod events;
 pub mod guard;
 pub mod identity;
 pub mod nodes;

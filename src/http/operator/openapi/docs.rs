@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-use super::super::{Page, audit, contents, identity, policy, tokens};
+use super::super::{Page, audit, boots, contents, events, identity, policy, tokens};
 use super::{Content, Doc};
 use crate::actions::audit::Verified;
 use crate::actions::contents::Stored;
 use crate::actions::nodes::Imported;
+use crate::domain::boot::Timeline;
 use crate::domain::credentials::TokenSummary;
 use crate::domain::cull::Culled;
 use crate::domain::identity::Role;
@@ -19,6 +20,14 @@ use crate::domain::preseed::Format;
 
 const PAGING: [(&str, &str); 2] =
     [("limit", "rows on the page"), ("cursor", "`next` of the page before")];
+const EVENTS: &[(&str, &str)] = &[
+    PAGING[0],
+    PAGING[1],
+    ("type", "start, progress, finish or signal"),
+    ("name", "such as modules-final"),
+    ("since", "received since: an instant, or an age such as 24h"),
+    ("newest", "so many of the newest, still the oldest of them first"),
+];
 const STRICT: &[(&str, &str)] =
     &[("strict", "true: refuse what cloud-init would silently ignore, instead of warning")];
 const IF_MATCH: &[(&str, &str)] = &[
@@ -76,6 +85,10 @@ fn of_node(method: &str, below: &str) -> Option<Doc> {
         }
         ("POST", "/token") => Doc::answered(Content::json::<tokens::Issued>()),
         ("GET", "/token") => Doc::answered(Content::json::<TokenSummary>()),
+        ("GET", "/events") => Doc::answered(Content::json::<Page<events::Row>>()).query(EVENTS),
+        ("GET", "/timeline") => Doc::answered(Content::json::<Timeline>()),
+        ("GET", "/explain") => Doc::answered(Content::json::<boots::Explained>()),
+        ("GET", "/events/{event}/files/{ordinal}") => Doc::answered(Content::bytes()),
         ("POST", "/preseed") => {
             Doc::answered(Content::text()).taking(Content::json::<PreseedRequest>())
         }
@@ -97,6 +110,12 @@ fn of_fleet(method: &str, path: &str) -> Option<Doc> {
         ("POST", "/v1/bootstrap") => {
             Doc::made::<identity::users::Enveloped>().taking(Content::json::<BootstrapRequest>())
         }
+        ("GET", "/v1/events") => Doc::answered(Content::json::<Page<events::Row>>()).query(EVENTS),
+        ("GET", "/v1/stuck") => Doc::answered(Content::json::<boots::StuckPage>()).query(&[
+            PAGING[0],
+            PAGING[1],
+            ("after", "such as 20m, the default: for longer than this"),
+        ]),
         ("GET", "/v1/audit") => Doc::answered(Content::json::<Page<audit::Shown>>()).query(&[
             PAGING[0],
             PAGING[1],

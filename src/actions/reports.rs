@@ -1,0 +1,449 @@
+//! What nodes report: one writer a process, which takes along with each commit what gathered while
+//! it wrote the one before.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use diesel::QueryResult;
+use jiff::Timestamp;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use uuid::Uuid;
+
+use super::App;
+use super::authenticate::SignedNode;
+use crate::domain::report::{EventType, Report};
+use crate::live::PAST;
+use crate::store::columns::Id;
+use crate::store::events::{self, Appended, NewEvent};
+use crate::store::{DbError, Tx, boots, nodes, nonces, tokens};
+
+/// Events that wait to be written, of each of the two lanes.
+const MOST_WAITING: usize = 4096;
+/// Events of one commit, and the bytes of their files.
+const MOST_WRITTEN: usize = 256;
+const MOST_WRITTEN_BYTES: usize = 16 << 20;
+
+/// Why an event was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Unstored {
+    #[error("too many events wait to be written")]
+    Full,
+    #[error("the token has ended")]
+    Ended,
+    #[error("the nonce was spent before")]
+    Replayed,
+    #[error("{0}")]
+    Store(String),
+}
+
+impl From<DbError> for Unstored {
+    fn from(error: DbError) -> Unstored {
+        Unstored::Store(error.to_string())
+    }
+}
+
+impl From<diesel::result::Error> for Unstored {
+    fn from(error: diesel::result::Error) -> Unstored {
+        DbError::Query(error).into()
+    }
+}
+
+/// Memory that reports are given before they are read.
+pub struct Memory {
+    kibibytes: Arc<Semaphore>,
+}
+
+/// A share of the memory, given back when this is dropped.
+pub type Share = OwnedSemaphorePermit;
+
+impl Memory {
+    fn new(bytes: usize) -> Memory {
+        Memory { kibibytes: Arc::new(Semaphore::new(bytes >> 10)) }
+    }
+
+    /// Waits for room for so many bytes.
+    pub async fn take(&self, bytes: usize) -> Option<Share> {
+        let kibibytes = u32::try_from(bytes.div_ceil(1 << 10)).ok()?;
+        self.kibibytes.clone().acquire_many_owned(kibibytes.max(1)).await.ok()
+    }
+}
+
+/// Bytes of a body that counts as small: all that cloud-init sends.
+pub const SMALL: usize = 64 << 10;
+/// So many small bodies at once: more than one node may begin before the first is given up.
+const MOST_SMALL: usize = 4096;
+
+/// A node's turn with a large body.
+pub struct Turn<'a> {
+    reports: &'a Reports,
+    system_id: Option<String>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(system_id) = &self.system_id {
+            self.reports.reading().remove(system_id);
+        }
+    }
+}
+
+/// Events on their way to the disk.
+pub struct Reports {
+    lanes: Mutex<Lanes>,
+    more: Notify,
+    /// Large bodies that are being read, and their events that wait.
+    large: Memory,
+    /// The same of the many small ones, which no large one keeps waiting.
+    small: Memory,
+    /// The nodes whose large bodies are being read: one each, so that none has it all.
+    reading: Mutex<HashSet<String>>,
+    /// Files that are being unpacked.
+    pub unpacked: Memory,
+}
+
+#[derive(Default)]
+struct Lanes {
+    /// What ends something: it is worth most, and goes first.
+    finish: VecDeque<Queued>,
+    other: VecDeque<Queued>,
+}
+
+struct Queued {
+    system_id: String,
+    token: Id,
+    nonce: Option<nonces::WriteNonce>,
+    received_at: Timestamp,
+    report: Report,
+    done: oneshot::Sender<Result<(), Unstored>>,
+    /// Given back once the event is written, not when its sender is gone.
+    shares: Vec<Share>,
+}
+
+impl Queued {
+    fn bytes(&self) -> usize {
+        let files = self.report.files.iter().filter_map(|file| file.content.as_ref());
+        files.map(Vec::len).sum()
+    }
+}
+
+impl Reports {
+    /// `body` and `unpacked` are the largest that one report may need.
+    #[must_use]
+    pub fn new(body: usize, unpacked: usize) -> Reports {
+        Reports {
+            lanes: Mutex::default(),
+            more: Notify::new(),
+            large: Memory::new(body.saturating_mul(8)),
+            small: Memory::new(SMALL.saturating_mul(MOST_SMALL)),
+            reading: Mutex::default(),
+            unpacked: Memory::new(unpacked),
+        }
+    }
+
+    /// Waits for room for a body of so many bytes, and for the node's turn with a large one.
+    pub async fn room(&self, system_id: &str, bytes: usize) -> Option<(Share, Turn<'_>)> {
+        if bytes <= SMALL {
+            return Some((self.small.take(bytes).await?, Turn { reports: self, system_id: None }));
+        }
+        while !self.reading().insert(system_id.to_owned()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let turn = Turn { reports: self, system_id: Some(system_id.to_owned()) };
+        Some((self.large.take(bytes).await?, turn))
+    }
+
+    fn reading(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        // A panic leaves whole lanes.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, queued: Queued) -> Result<(), Unstored> {
+        let mut lanes = self.lanes();
+        let lane = match queued.report.event_type {
+            EventType::Finish | EventType::Signal => &mut lanes.finish,
+            EventType::Start | EventType::Progress => &mut lanes.other,
+        };
+        if lane.len() >= MOST_WAITING {
+            return Err(Unstored::Full);
+        }
+        lane.push_back(queued);
+        drop(lanes);
+        self.more.notify_one();
+        Ok(())
+    }
+
+    /// Waits until there is something, and takes as much of it as one commit takes.
+    async fn take(&self) -> Vec<Queued> {
+        loop {
+            let batch = self.take_now();
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.more.notified().await;
+        }
+    }
+
+    fn take_now(&self) -> Vec<Queued> {
+        let mut lanes = self.lanes();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < MOST_WRITTEN && bytes < MOST_WRITTEN_BYTES {
+            let Some(next) = lanes.finish.pop_front().or_else(|| lanes.other.pop_front()) else {
+                break;
+            };
+            bytes += next.bytes();
+            batch.push(next);
+        }
+        batch
+    }
+}
+
+/// Stores a report of a node; on disk once this returns. A repeat is stored already.
+///
+/// # Errors
+/// [`Unstored`].
+pub async fn store(
+    app: &App,
+    signed: SignedNode,
+    report: Report,
+    shares: Vec<Share>,
+) -> Result<(), Unstored> {
+    let (done, stored) = oneshot::channel();
+    app.reports.push(Queued {
+        system_id: signed.node.system_id,
+        token: signed.token,
+        nonce: signed.nonce,
+        received_at: app.clock.now(),
+        report,
+        done,
+        shares,
+    })?;
+    stored.await.unwrap_or_else(|_| Err(Unstored::Store("the writer of events ended".into())))
+}
+
+/// The one writer: runs for ever.
+pub async fn run(app: Arc<App>) {
+    let mut last = Uuid::nil();
+    loop {
+        let batch = app.reports.take().await;
+        let mut waiting = Vec::with_capacity(batch.len());
+        let mut news = Vec::with_capacity(batch.len());
+        for Queued { system_id, token, nonce, received_at, report, done, shares } in batch {
+            // Ids go up in the order of writing, within a millisecond too.
+            last = app.mint.id(app.clock.now()).max(Uuid::from_u128(last.as_u128() + 1));
+            news.push(NewEvent { id: last, system_id, token, nonce, received_at, report });
+            waiting.push((done, shares));
+        }
+        let written = write(&app, news).await;
+        for ((done, shares), outcome) in waiting.into_iter().zip(written) {
+            drop(shares);
+            // Whoever waited may be gone: a client that gave up.
+            let _ = done.send(outcome);
+        }
+    }
+}
+
+/// Writes a batch; if it cannot be written as one, one by one, so that a bad event is alone in it.
+async fn write(app: &App, news: Vec<NewEvent>) -> Vec<Result<(), Unstored>> {
+    let news = Arc::new(news);
+    let whole = append(app, news.clone(), 0..news.len()).await;
+    match whole {
+        Ok(appended) => appended.into_iter().map(outcome).collect(),
+        Err(error) if news.len() == 1 || !is_of_one_event(&error) => {
+            let why = error.to_string();
+            news.iter().map(|_| Err(Unstored::Store(why.clone()))).collect()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "events are written one by one");
+            let mut outcomes = Vec::with_capacity(news.len());
+            let mut broken = None;
+            for at in 0..news.len() {
+                if let Some(why) = &broken {
+                    outcomes.push(Err(Unstored::Store(String::clone(why))));
+                    continue;
+                }
+                match append(app, news.clone(), at..at + 1).await {
+                    Ok(appended) => outcomes.extend(appended.into_iter().map(outcome)),
+                    Err(error) => {
+                        if !is_of_one_event(&error) {
+                            broken = Some(error.to_string());
+                        }
+                        outcomes.push(Err(error.into()));
+                    }
+                }
+            }
+            outcomes
+        }
+    }
+}
+
+async fn append(
+    app: &App,
+    news: Arc<Vec<NewEvent>>,
+    which: std::ops::Range<usize>,
+) -> Result<Vec<Appended>, DbError> {
+    // What the nodes read before they reported goes with it, and before it.
+    let tokens = news[which.clone()].iter().map(|new| new.token).collect();
+    let learnt = app.learnt.take_of(&tokens);
+    let taught = learnt.clone();
+    let appended = app
+        .db
+        .write("store events", move |tx| {
+            let nodes = &news[which.clone()];
+            events::hold(tx, nodes)?;
+            boots::learn(tx, &taught)?;
+            Ok::<_, DbError>(events::append(tx, &news[which])?)
+        })
+        .await;
+    if appended.is_err() {
+        app.learnt.put_back(learnt);
+    }
+    appended
+}
+
+fn outcome(appended: Appended) -> Result<(), Unstored> {
+    match appended {
+        Appended::Stored | Appended::Repeat => Ok(()),
+        Appended::Ended => Err(Unstored::Ended),
+        Appended::Replayed => Err(Unstored::Replayed),
+    }
+}
+
+/// Whether one event may have done it, as against a store that does not answer at all.
+fn is_of_one_event(error: &DbError) -> bool {
+    matches!(error, DbError::Query(_) | DbError::Ended)
+}
+
+/// Sets the node's own netboot flag.
+///
+/// # Errors
+/// [`Unstored`].
+pub async fn set_netboot(app: &App, signed: SignedNode, netboot: bool) -> Result<(), Unstored> {
+    app.db
+        .write("set netboot", move |tx| {
+            let system_id = signed.node.system_id;
+            nodes::hold(tx, &[&system_id])?;
+            if !tokens::speaks_for(tx, signed.token, &system_id)? {
+                return Err(Unstored::Ended);
+            }
+            if let Some(nonce) = &signed.nonce
+                && !nonces::spend(tx, nonce)?
+            {
+                return Err(Unstored::Replayed);
+            }
+            nodes::update_netboot(tx, &system_id, netboot)?;
+            Ok(())
+        })
+        .await
+}
+
+/// Rows deleted by one transaction.
+const BATCH: i64 = 400;
+/// Seconds a nonce is kept past its window, should the clock be set back.
+const NONCE_SLACK: i64 = 3600;
+
+/// Deletes the events received longer ago than `keep`, with their files, and nonces whose
+/// timestamps are refused anyhow. Returns how many events that were.
+///
+/// # Errors
+/// Only the store's.
+pub async fn sweep(app: &App, keep: Duration) -> Result<usize, DbError> {
+    let now = app.clock.now();
+    let stamped = now.as_second() - PAST.cast_signed() - NONCE_SLACK;
+    in_batches(app, "sweep nonces", move |tx| nonces::delete_old(tx, stamped, BATCH)).await?;
+    let Ok(before) = now.checked_sub(keep) else { return Ok(0) };
+    in_batches(app, "sweep events", move |tx| events::delete_received(tx, before, BATCH)).await
+}
+
+/// Runs `delete` until it finds nothing more.
+async fn in_batches(
+    app: &App,
+    name: &'static str,
+    delete: impl Fn(&mut Tx) -> QueryResult<usize> + Copy + Send + 'static,
+) -> Result<usize, DbError> {
+    let mut gone = 0;
+    loop {
+        match app.db.write(name, move |tx| Ok::<_, DbError>(delete(tx)?)).await? {
+            0 => return Ok(gone),
+            some => gone += some,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::report::{Bounds, Draft};
+
+    fn queued(event_type: &str, name: &str) -> Queued {
+        let json = format!(
+            r#"{{"event_type": "{event_type}", "origin": "o", "name": "{name}", "description": ""}}"#
+        );
+        let bounds = Bounds { depth: 32, files: 16, file_bytes: 0 };
+        let draft = Draft::from_json(&mut json.into_bytes(), bounds).unwrap();
+        Queued {
+            system_id: "n1".into(),
+            token: Id(Uuid::nil()),
+            nonce: None,
+            received_at: Timestamp::UNIX_EPOCH,
+            report: draft.unpack(bounds).unwrap(),
+            done: oneshot::channel().0,
+            shares: Vec::new(),
+        }
+    }
+
+    fn names(batch: &[Queued]) -> Vec<&str> {
+        batch.iter().map(|queued| queued.report.name.as_str()).collect()
+    }
+
+    #[test]
+    fn past_the_bound_starts_are_turned_away_and_what_ends_goes_first() {
+        let reports = Reports::new(1 << 20, 1 << 20);
+        for number in 0..MOST_WAITING {
+            let kind = if number % 2 == 0 { "start" } else { "progress" };
+            reports.push(queued(kind, &number.to_string())).unwrap();
+        }
+        for kind in ["start", "progress"] {
+            assert!(matches!(reports.push(queued(kind, "late")), Err(Unstored::Full)));
+        }
+        for number in 0..MOST_WAITING {
+            reports.push(queued("finish", &format!("f{number}"))).unwrap();
+        }
+        assert!(matches!(reports.push(queued("finish", "late")), Err(Unstored::Full)));
+        let first = reports.take_now();
+        assert_eq!(first.len(), MOST_WRITTEN);
+        assert_eq!(names(&first)[..2], ["f0", "f1"]);
+        let mut taken = first.len();
+        while taken < MOST_WAITING {
+            taken += reports.take_now().len();
+        }
+        assert_eq!(names(&reports.take_now())[..3], ["0", "1", "2"]);
+        // There is room again.
+        reports.push(queued("start", "now")).unwrap();
+    }
+
+    #[test]
+    fn a_commit_takes_no_more_than_so_many_bytes_of_files() {
+        let reports = Reports::new(1 << 20, 1 << 20);
+        for number in 0..5 {
+            let mut large = queued("finish", &number.to_string());
+            let content = Some(vec![0; MOST_WRITTEN_BYTES / 2]);
+            large
+                .report
+                .files
+                .push(crate::domain::report::ReportedFile { path: "p".into(), content });
+            reports.push(large).unwrap();
+        }
+        assert_eq!(names(&reports.take_now()), ["0", "1"]);
+        assert_eq!(names(&reports.take_now()), ["2", "3"]);
+        assert_eq!(names(&reports.take_now()), ["4"]);
+        assert!(reports.take_now().is_empty());
+    }
+}
