@@ -12,6 +12,7 @@ use crate::domain::cull::parse_duration;
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
+use crate::domain::network::TrustedProxies;
 use crate::store::DatabaseUrl;
 
 /// One setting: its flag is `--name`, its variable `NODEINIT_NAME`, its place in the file
@@ -45,6 +46,10 @@ settings! {
             "Health and version over TCP; off leaves only the socket <state-dir>/admin.sock";
         "metadata-url" "URL" = "http://<listen>/MAAS/metadata/":
             "What is written into preseeds, https with --tls-cert; without it a wildcard --listen cannot hand out any";
+        "trusted-proxy" "CIDR…" = "none":
+            "Networks of proxies, with commas between, whose X-Forwarded-For or PROXY v2 header is believed: for logs, claims and limits, never for who a node is";
+        "preseed-dir" "DIR" = "none":
+            "Templates that replace the compiled-in ones of cloud-init/preseed by file name; one with a mistake refuses the start";
     }
     "tls" {
         "tls-cert" "FILE" = "none":
@@ -312,6 +317,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     pub admin_listen: AdminListen,
     pub metadata_url: Option<MetadataUrl>,
+    pub trusted_proxies: TrustedProxies,
+    pub preseed_dir: Option<PathBuf>,
     /// The node listener's, and the admin listener's.
     pub tls: Option<TlsFiles>,
     pub admin_tls: Option<TlsFiles>,
@@ -402,6 +409,13 @@ impl Settings {
                 })
                 .unwrap_or(AdminListen::On(loopback(5241))),
             metadata_url: given.parse("metadata-url", MetadataUrl::parse),
+            trusted_proxies: given
+                .parse("trusted-proxy", TrustedProxies::parse)
+                .unwrap_or_default(),
+            preseed_dir: given.parse("preseed-dir", |text| match text {
+                "" => Err("there is no directory name".into()),
+                _ => Ok(PathBuf::from(text)),
+            }),
             tls: given.tls_files("tls-cert", "tls-key"),
             admin_tls: given.tls_files("admin-tls-cert", "admin-tls-key"),
             admin_plain_http: given
@@ -491,6 +505,8 @@ impl Settings {
                     Some(url) => url.as_str().to_owned(),
                     None => "none: --listen is a wildcard".into(),
                 },
+                "trusted-proxy" => self.trusted_proxies.to_string(),
+                "preseed-dir" => file(self.preseed_dir.as_ref()),
                 "tls-cert" => file(self.tls.as_ref().map(|tls| &tls.cert)),
                 "tls-key" => file(self.tls.as_ref().map(|tls| &tls.key)),
                 "admin-tls-cert" => file(self.admin_tls.as_ref().map(|tls| &tls.cert)),

@@ -1,5 +1,8 @@
 //! Bind, migrate, serve, drain.
 
+mod proxied;
+mod stack;
+pub mod templates;
 pub mod tls;
 
 use std::any::Any;
@@ -26,6 +29,7 @@ use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::identity::Caller;
+use crate::domain::network::TrustedProxies;
 use crate::domain::password::Password;
 use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
@@ -35,6 +39,7 @@ use crate::live::{FUTURE, Learnt, Nonces, Observed, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::{Db, DbError, Tx};
 use crate::store::{boots, migrations};
+use stack::{Bounds, Opened};
 
 /// Connections to the database, for reads; on `SQLite` one of them writes at a time.
 const DATABASE_CONNECTIONS: u32 = 8;
@@ -51,6 +56,9 @@ const SWEEP: Duration = Duration::from_mins(1);
 /// Failed logins of one source and name at once, and how soon there may be another.
 const LOGIN_BURST: u32 = 10;
 const LOGIN_EVERY: Duration = Duration::from_secs(30);
+
+/// How soon the audit is told again of one source that misuses one claim.
+const MISUSE_EVERY: Duration = Duration::from_mins(1);
 
 /// How long an idle connection is kept: longer than the proxies in front keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -79,6 +87,8 @@ pub enum StartError {
     Policy(#[from] BadFile),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Templates(#[from] templates::BadTemplates),
     #[error("cannot serve")]
     Serve(#[source] std::io::Error),
 }
@@ -114,6 +124,7 @@ impl Server {
         let policy = PolicySource::open(settings.policy_file.clone(), clock.clone())?;
         let policy = Arc::new(policy);
         let tls = tls::Listeners::open(&settings)?;
+        let templates = templates::load(settings.preseed_dir.as_deref())?;
         maintenance::make_state_dir(&settings)?;
         let locks = vec![
             lock::state_dir(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
@@ -169,12 +180,15 @@ impl Server {
             service_token_window: SignedDuration::try_from(settings.service_token_window)
                 .unwrap_or(SignedDuration::MAX),
             pace: Pace::new(settings.limits.node_rate, settings.limits.node_burst),
+            misused_claims: Pace::slow(MISUSE_EVERY, 1),
             refused: Pace::new(settings.limits.refused_rate, settings.limits.refused_burst),
             limits: settings.limits.clone(),
             absent_items: settings.absent_items,
             plaintext_replay: settings.plaintext_replay,
             metadata_url: default_metadata_url(&settings, node),
             node_scheme: settings.node_scheme(),
+            templates,
+            proxies: settings.trusted_proxies.clone(),
             db,
             clock,
             mint,
@@ -219,8 +233,21 @@ impl Server {
             Actix::new().app_data(web::Data::new(shared.clone())).configure(http::node_plane)
         };
         let connections = node::connections_per_worker(&limits, workers);
+        let bounds = Bounds {
+            workers,
+            connections_per_worker: connections,
+            header_time: limits.header_time,
+        };
         if let Some(tls) = self.tls.node.clone() {
-            let server = tls.serve(listener, workers, connections, app);
+            let proxies = self.app.proxies.clone();
+            let server = tls.serve(listener, bounds, proxies, app);
+            self.spawn(server.map_err(StartError::Serve)?);
+            return Ok(());
+        }
+        if !self.app.proxies.is_empty() {
+            let proxies = Arc::new(self.app.proxies.clone());
+            let open = move |stream| plain(proxies.clone(), stream, bounds.header_time);
+            let server = stack::serve("node", listener, bounds, open, app);
             self.spawn(server.map_err(StartError::Serve)?);
             return Ok(());
         }
@@ -254,7 +281,13 @@ impl Server {
                 .configure(http::operator_plane)
         };
         if let Some(tls) = self.tls.admin.clone() {
-            let server = tls.serve(listener, 2, ADMIN_CONNECTIONS, app);
+            let bounds = Bounds {
+                workers: 2,
+                connections_per_worker: ADMIN_CONNECTIONS,
+                header_time: self.app.limits.header_time,
+            };
+            // A PROXY header is for the node listener; `X-Forwarded-For` for both.
+            let server = tls.serve(listener, bounds, TrustedProxies::default(), app);
             self.spawn(server.map_err(StartError::Serve)?);
             return Ok(());
         }
@@ -354,6 +387,31 @@ fn on_connect(stream: &dyn Any, extensions: &mut Extensions) {
     if let Some(peer) = stream.downcast_ref::<UnixStream>().and_then(|s| s.peer_cred().ok()) {
         extensions.insert(SocketPeer(Caller::Socket { uid: peer.uid(), pid: peer.pid() }));
     }
+}
+
+/// A connection of the node listener when there are proxies in front of it.
+async fn plain(
+    proxies: Arc<TrustedProxies>,
+    mut stream: TcpStream,
+    header_time: Duration,
+) -> Opened<TcpStream> {
+    tune(&stream);
+    let source = source("node", &proxies, &mut stream, header_time).await?;
+    Ok((stream, actix_http::Protocol::Http1, source))
+}
+
+/// The address at the other end, or nothing when a proxy's word cannot be understood.
+async fn source(
+    plane: &'static str,
+    proxies: &TrustedProxies,
+    stream: &mut TcpStream,
+    within: Duration,
+) -> Result<Option<SocketAddr>, ()> {
+    proxied::source(proxies, stream, within).await.map_err(|reason| {
+        let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        // Only proxies of ours get here, so nobody else can fill the log with it.
+        tracing::warn!(plane, peer, reason, "a PROXY header cannot be used");
+    })
 }
 
 fn tune(stream: &TcpStream) {

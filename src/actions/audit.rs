@@ -132,6 +132,33 @@ pub async fn refused_stranger(app: &App, source: Option<std::net::IpAddr>, reque
     }
 }
 
+/// Writes that somebody tried to fetch a claim that is not theirs, or not good any more.
+pub async fn refused_claim(
+    app: &App,
+    source: std::net::IpAddr,
+    system_id: &str,
+    reason: &'static str,
+    request_id: &str,
+) {
+    let key = app.audit_key.clone();
+    let (object, id) = (Object::Node(system_id.to_owned()), request_id.to_owned());
+    let written = app.db.write("audit a claim", move |tx| {
+        let entry = Entry {
+            at: tx.now,
+            actor: format!("stranger {source}"),
+            verb: "claim:fetch".to_owned(),
+            object: object.to_string(),
+            outcome: REFUSED.to_owned(),
+            detail: json!({"status": 410, "reason": reason}).to_string(),
+            request_id: id,
+        };
+        append(tx, &key, entry).map_err(DbError::from)
+    });
+    if let Err(error) = written.await {
+        tracing::error!(%error, request_id, "a refused claim is missing from the audit");
+    }
+}
+
 /// Writes of the strangers that were counted and not yet written of.
 pub async fn flush_strangers(app: &App) {
     for refusals in app.strangers.due(app.clock.now()) {

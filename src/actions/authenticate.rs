@@ -134,6 +134,7 @@ async fn judge(
     let secret = app.sealer.open(sealed, token_key).map_err(|_| Refusal::Seal)?;
     let consumer_is_its_own = consumer_key.is(&claim.consumer_key);
     let signature_is_good = verify(claim, request, "", secret.expose());
+    let now = app.clock.now();
     let known = match known {
         None => return Err(Refusal::Refused { reason: "unknown_token" }),
         Some(_) if !consumer_is_its_own => {
@@ -142,11 +143,12 @@ async fn judge(
         Some(_) if !signature_is_good => {
             return Err(Refusal::Refused { reason: "wrong_signature" });
         }
-        Some(known) if known.ended => return Err(Refusal::Refused { reason: "ended_token" }),
+        Some(known) if known.has_ended(now) => {
+            return Err(Refusal::Refused { reason: "ended_token" });
+        }
         Some(known) => known,
     };
 
-    let now = app.clock.now();
     let judged =
         claim.method != Method::Plaintext || app.plaintext_replay == PlaintextReplay::Refuse;
     let mut write_nonce = None;

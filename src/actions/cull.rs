@@ -13,6 +13,7 @@ use crate::domain::policy::Action;
 use crate::store::boots;
 use crate::store::columns::Id;
 use crate::store::tokens::{self, StaleBefore};
+use crate::store::{claims, nodes};
 
 /// Tokens ended, or rows deleted, by one transaction: the write lock is never held through a
 /// boot storm.
@@ -84,7 +85,7 @@ pub async fn cull(
     Ok(Culled { dry_run, tokens: stale.into_iter().map(|(_, summary)| summary).collect() })
 }
 
-/// Commits what reads have taught.
+/// Commits what reads have taught. The first use of a reissued token ends the one before it.
 ///
 /// # Errors
 /// Only the store's; nothing learnt is lost then.
@@ -96,6 +97,14 @@ pub async fn flush(app: &App) -> Result<usize, Failure> {
         let written = app
             .db
             .write("note reads", move |tx| {
+                let ids: Vec<Id> = uses.iter().map(|(token, _)| *token).collect();
+                let taken_up = tokens::list_taken_up(tx.conn, &ids)?;
+                if !taken_up.is_empty() {
+                    // Another reissue may have come in between: it is looked at again.
+                    let nodes_of: Vec<&str> = taken_up.iter().map(String::as_str).collect();
+                    nodes::hold(tx, &nodes_of)?;
+                    tokens::end_taken_over(tx, &taken_up, &ids)?;
+                }
                 boots::learn(tx, &uses)?;
                 Ok::<_, Failure>(uses.len())
             })
@@ -111,18 +120,21 @@ pub async fn flush(app: &App) -> Result<usize, Failure> {
     Ok(flushed)
 }
 
-/// Deletes the tokens that ended longer ago than `keep`, with their consumers.
+/// Ends superseded tokens at their deadline, and deletes the tokens that ended longer ago than
+/// `keep`, with their consumers, and claims that old.
 ///
 /// # Errors
 /// Only the store's.
 pub async fn sweep(app: &App, keep: Duration) -> Result<usize, Failure> {
+    super::tokens::end_overdue(app).await?;
     let Ok(before) = app.clock.now().checked_sub(keep) else { return Ok(0) };
     let mut swept = 0;
     loop {
         let gone = app
             .db
             .write("sweep tokens", move |tx| {
-                Ok::<_, Failure>(tokens::delete_ended(tx, before, BATCH)?)
+                let gone = tokens::delete_ended(tx, before, BATCH)?;
+                Ok::<_, Failure>(gone + claims::delete_expired(tx, before, BATCH)?)
             })
             .await?;
         swept += gone;

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod authenticate;
+pub mod claims;
 pub mod contents;
 pub mod cull;
 pub mod logins;
@@ -25,7 +26,9 @@ use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
+use crate::domain::network::TrustedProxies;
 use crate::domain::password::Password;
+use crate::domain::preseed::Templates;
 use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
 use crate::live::policy::PolicySource;
@@ -71,6 +74,8 @@ pub struct App {
     pub service_token_window: SignedDuration,
     /// How fast each source address is refused.
     pub refused: Pace,
+    /// How often the audit is told of a source that misuses a claim.
+    pub misused_claims: Pace,
     pub limits: Limits,
     pub absent_items: AbsentItems,
     pub plaintext_replay: PlaintextReplay,
@@ -78,6 +83,10 @@ pub struct App {
     pub metadata_url: Option<MetadataUrl>,
     /// `http` or `https`: what nodes speak to the node listener itself.
     pub node_scheme: &'static str,
+    /// What preseeds are made of.
+    pub templates: Templates,
+    /// Whose word about a client's address is taken.
+    pub proxies: TrustedProxies,
 }
 
 /// The token that no request can name, so that refusing an unknown one takes the same steps.
@@ -157,7 +166,7 @@ pub enum Failure {
     PreconditionFailed(&'static str),
     #[error("{0}")]
     PreconditionRequired(&'static str),
-    /// Nobody is recognised; why, for the log.
+    /// Nobody is recognised, in words that are the same whatever was wrong.
     #[error("{0}")]
     Unauthenticated(&'static str),
     /// Too many tries; the next is looked at after so many seconds.

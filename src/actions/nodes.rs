@@ -6,11 +6,13 @@ use sha2::{Digest, Sha256};
 use super::contents::{self, Checked};
 use super::{App, Failure, NO_SUCH_NODE, Problem, audit};
 use crate::domain::audit::Object;
+use crate::domain::boot::Step;
 use crate::domain::credentials::EndedBy;
 use crate::domain::identity::{By, id_text};
 use crate::domain::metadata::ContentKind;
 use crate::domain::node::{NewNode, Node, NodeChange, SystemId};
 use crate::domain::policy::Action;
+use crate::store::boots::{self, Move};
 use crate::store::columns::Id;
 use crate::store::{DbConnection, Tx, blobs, is_unique_violation, nodes, tokens};
 
@@ -253,6 +255,39 @@ pub async fn remove(app: &App, by: &By, project: Id, system_id: String) -> Resul
             let detail = json!({"project": id_text(project.0), "tokens_ended": ended});
             auditor.note(tx, Action::NodeRemove, &Object::Node(system_id), &detail)?;
             Ok(())
+        })
+        .await
+}
+
+/// Makes a node ready to be installed anew: its tokens end, and it gets a new instance-id, since
+/// cloud-init runs nothing again with only one of the two changed (`check_instance_id`).
+///
+/// # Errors
+/// [`Failure::NotFound`] when the project has no such node.
+pub async fn reprovision(
+    app: &App,
+    by: &By,
+    project: Id,
+    system_id: String,
+) -> Result<Node, Failure> {
+    let auditor = app.auditor(by);
+    app.db
+        .write("reprovision node", move |tx| {
+            if nodes::lock(tx, project, std::slice::from_ref(&system_id))?.is_empty() {
+                return Err(NO_SUCH_NODE);
+            }
+            let ended = tokens::end_for_node(tx, &system_id, EndedBy::Reprovision)?;
+            nodes::update_reprovisioned(tx, &system_id)?;
+            let step = Step::Reprovisioned { at: tx.now };
+            boots::advance(tx, &[Move { system_id: &system_id, token: None, step }])?;
+            let node = nodes::find(tx.conn, project, &system_id, tx.now)?.ok_or(NO_SUCH_NODE)?;
+            let detail = json!({
+                "project": id_text(project.0),
+                "instance_id": node.instance_id,
+                "tokens_ended": ended,
+            });
+            auditor.note(tx, Action::NodeReprovision, &Object::Node(system_id), &detail)?;
+            Ok(node)
         })
         .await
 }

@@ -1,6 +1,9 @@
 //! `get_token_for_node`, `get_node_for_key` and their end.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use serde_json::json;
 
@@ -8,6 +11,7 @@ use super::{App, Failure, NO_SUCH_NODE, audit};
 use crate::domain::audit::Object;
 use crate::domain::boot::Step;
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
+use crate::domain::cull::parse_duration;
 use crate::domain::identity::{By, id_text};
 use crate::domain::policy::Action;
 use crate::store::boots::{self, Move};
@@ -88,7 +92,19 @@ async fn get_batch(
     Ok(opened)
 }
 
-fn open(app: &App, token: &tokens::Live) -> Result<IssuedToken, Failure> {
+/// A token that is not stored yet.
+pub(super) fn fresh(app: &App, system_id: String) -> tokens::Live {
+    let made = app.mint.credentials();
+    tokens::Live {
+        id: Id(app.mint.id(app.clock.now())),
+        system_id,
+        sealed_secret: app.sealer.seal(&made.secret, &made.token_key, &app.mint),
+        consumer_key: made.consumer_key,
+        token_key: made.token_key,
+    }
+}
+
+pub(super) fn open(app: &App, token: &tokens::Live) -> Result<IssuedToken, Failure> {
     let credentials = Credentials {
         secret: app.sealer.open(&token.sealed_secret, &token.token_key)?,
         consumer_key: token.consumer_key.clone(),
@@ -106,21 +122,8 @@ async fn make(
     missing: Vec<String>,
 ) -> Result<Vec<tokens::Live>, Failure> {
     let auditor = app.auditor(by);
-    let now = app.clock.now();
-    let fresh: Vec<(Id, tokens::Live)> = missing
-        .iter()
-        .map(|system_id| {
-            let made = app.mint.credentials();
-            let live = tokens::Live {
-                system_id: system_id.clone(),
-                sealed_secret: app.sealer.seal(&made.secret, &made.token_key, &app.mint),
-                consumer_key: made.consumer_key,
-                token_key: made.token_key,
-            };
-            (Id(app.mint.id(now)), live)
-        })
-        .collect();
-    let step = Step::TokenChanged { at: now };
+    let fresh: Vec<tokens::Live> = missing.iter().map(|id| fresh(app, id.clone())).collect();
+    let step = Step::TokenChanged { at: app.clock.now() };
     app.db
         .write("get token", move |tx| {
             // The rows are held, so the loser of a race finds the winner's token here; the unique
@@ -129,9 +132,9 @@ async fn make(
             let mut live = tokens::find_live(tx.conn, project, &known)?;
             let had: HashSet<String> = live.iter().map(|token| token.system_id.clone()).collect();
             let first = live.len();
-            for (id, made) in fresh {
+            for made in fresh {
                 if known.contains(&made.system_id) && !had.contains(&made.system_id) {
-                    tokens::insert(tx, id, &made)?;
+                    tokens::insert(tx, &made)?;
                     live.push(made);
                 }
             }
@@ -159,7 +162,8 @@ async fn make(
 /// Only the store's.
 pub async fn get_node_for_key(app: &App, key: TokenKey) -> Result<Option<String>, Failure> {
     let known = app.db.read(move |conn| tokens::find_by_key(conn, &key)).await?;
-    Ok(known.filter(|known| !known.ended).and_then(|known| known.node).map(|node| node.system_id))
+    let accepted = known.filter(|known| !known.has_ended(app.clock.now()));
+    Ok(accepted.and_then(|known| known.node).map(|node| node.system_id))
 }
 
 /// Ends the node's tokens now. A node without one is left as it is.
@@ -182,3 +186,103 @@ pub async fn revoke(app: &App, by: &By, project: Id, system_id: String) -> Resul
         })
         .await
 }
+
+/// How long a superseded token is accepted, unless the caller says otherwise.
+pub const RETIRE_AFTER: Duration = Duration::from_hours(24);
+const LONGEST_RETIREMENT: Duration = Duration::from_hours(90 * 24);
+
+/// How long a superseded token is accepted.
+///
+/// # Errors
+/// A sentence that says how long that can be.
+pub fn parse_retire_after(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(after) if after <= LONGEST_RETIREMENT => Ok(after),
+        _ => Err("a superseded token is accepted for 0s to 90d".into()),
+    }
+}
+
+/// A new live token. The old one stays accepted until the first use of the new one, or until
+/// `retire_after` from now. While that hand-over is under way, the new one is given again: no
+/// read waits for a write, so whether somebody is using it just now cannot be known, and ending
+/// either of the two could leave the node with none.
+///
+/// # Errors
+/// [`Failure::NotFound`] when the project has no such node.
+pub async fn reissue(
+    app: &App,
+    by: &By,
+    project: Id,
+    system_id: String,
+    retire_after: Duration,
+) -> Result<IssuedToken, Failure> {
+    // What this process has seen of first uses counts.
+    super::cull::flush(app).await?;
+    let auditor = app.auditor(by);
+    let made = fresh(app, system_id);
+    let given = app
+        .db
+        .write("reissue token", move |tx| {
+            let ids = std::slice::from_ref(&made.system_id);
+            if nodes::lock(tx, project, ids)?.is_empty() {
+                return Err(NO_SUCH_NODE);
+            }
+            tokens::end_overdue(tx, ids)?;
+            let until = tx.now.checked_add(retire_after).unwrap_or(Timestamp::MAX);
+            let old = tokens::find_retiring(tx.conn, &made.system_id)?;
+            let live = tokens::find_live(tx.conn, project, ids)?.pop();
+            let is_under_way = live.is_some() && old.is_some();
+            let (retiring, given) = match (live, old) {
+                (Some(live), Some(old)) => (Some(old), live),
+                // The first of its node, or of one whose live token alone was culled.
+                (None, old) => (old, made),
+                (Some(live), None) => (Some(live.id), made),
+            };
+            if let Some(retiring) = retiring {
+                tokens::retire(tx, retiring, until)?;
+            }
+            if !is_under_way {
+                tokens::insert(tx, &given)?;
+            }
+            if retiring.is_none() {
+                let (system_id, step) = (&*given.system_id, Step::TokenChanged { at: tx.now });
+                boots::advance(tx, &[Move { system_id, token: None, step }])?;
+            }
+            let detail = json!({
+                "project": id_text(project.0),
+                "token_key": given.token_key.as_str(),
+                "retires_at": retiring.map(|_| until),
+            });
+            let object = Object::Node(given.system_id.clone());
+            auditor.note(tx, Action::TokenReissue, &object, &detail)?;
+            Ok(given)
+        })
+        .await?;
+    open(app, &given)
+}
+
+/// Ends the superseded tokens whose deadline has passed; nobody has accepted them since.
+///
+/// # Errors
+/// Only the store's.
+pub async fn end_overdue(app: &App) -> Result<usize, Failure> {
+    let mut ended = 0;
+    loop {
+        let now = app.clock.now();
+        let nodes = app.db.read(move |conn| tokens::list_overdue(conn, now, OVERDUE)).await?;
+        if nodes.is_empty() {
+            return Ok(ended);
+        }
+        ended += app
+            .db
+            .write("end superseded tokens", move |tx| {
+                let ids: Vec<&str> = nodes.iter().map(String::as_str).collect();
+                nodes::hold(tx, &ids)?;
+                Ok::<_, Failure>(tokens::end_overdue(tx, &nodes)?)
+            })
+            .await?;
+    }
+}
+
+/// Superseded tokens that one transaction ends.
+const OVERDUE: i64 = 400;

@@ -107,6 +107,8 @@ enum Command {
     VendorData(contents::Content),
     /// Tell a node where we are and with which credentials: prints its preseed
     Preseed(tokens::Preseed),
+    /// Make a URL from which one booting machine may fetch its preseed
+    Claim(tokens::Claim),
     /// What the machines report
     #[command(subcommand)]
     Event(events::Event),
@@ -159,6 +161,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::UserData(command) => contents::run(&common, command, ContentKind::UserData),
         Command::VendorData(command) => contents::run(&common, command, ContentKind::VendorData),
         Command::Preseed(command) => tokens::preseed(&common, &command),
+        Command::Claim(command) => tokens::claim(&common, &command),
         Command::Event(command) => events::run(&common, command),
         Command::Bootstrap(command) => identity::bootstrap(&common, &command),
         Command::Login(command) => identity::login(&common, &command),

@@ -32,6 +32,12 @@ pub enum Node {
         #[command(flatten)]
         project: InProject,
     },
+    /// Have a node installed anew: its token ends, and its instance-id changes
+    Reprovision {
+        system_id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
     /// Add many nodes: one JSON object a line, with the fields of `node add -o json` that can be
     /// set, and `user_data` and `vendor_data` in base64
     Import {
@@ -156,6 +162,12 @@ pub fn run(common: &Common, command: Node) -> anyhow::Result<()> {
         Node::Remove { system_id, project } => session
             .delete(&project.node(&session, &system_id)?)
             .with_context(|| format!("node remove {system_id}")),
+        Node::Reprovision { system_id, project } => {
+            let path = format!("{}/reprovision", project.node(&session, &system_id)?);
+            let node = session.send_json(Method::POST, &path, &json!({}));
+            let node = node.with_context(|| format!("node reprovision {system_id}"))?;
+            output::object(common.output, &node)
+        }
         Node::Import { file, strict, project } => {
             let path = if strict { "?strict=true" } else { "" };
             import(common, &session, &file, &format!("{}{path}", project.nodes(&session)?))

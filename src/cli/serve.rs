@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Subcommand};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::{SETTINGS, Settings, variable};
 use crate::domain::credentials::Mint;
 use crate::maintenance;
-use crate::server::{Server, tls};
+use crate::server::{Server, templates, tls};
 use crate::store::migrations;
 use crate::telemetry;
 
@@ -39,6 +39,9 @@ impl Args for SettingFlags {
             } else {
                 arg
             };
+            // A list may be given piece by piece.
+            let is_list = setting.value.ends_with('…');
+            let arg = if is_list { arg.action(ArgAction::Append) } else { arg };
             command.arg(arg.help_heading(heading(setting.section)))
         })
     }
@@ -69,8 +72,9 @@ impl FromArgMatches for SettingFlags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for setting in SETTINGS.iter().filter(|s| s.name != "state-dir") {
-            if let Some(value) = matches.get_one::<String>(setting.name) {
-                self.0.insert(setting.name, value.clone());
+            if let Some(values) = matches.get_many::<String>(setting.name) {
+                let values: Vec<&str> = values.map(String::as_str).collect();
+                self.0.insert(setting.name, values.join(","));
             }
         }
         Ok(())
@@ -193,6 +197,8 @@ pub fn config(common: &Common, command: Config) -> anyhow::Result<()> {
         Config::Check(flags) => {
             let given = common.given(flags.0.clone())?;
             let file = given.text("policy-file").map(PathBuf::from);
+            let preseeds = given.text("preseed-dir").filter(|dir| !dir.is_empty());
+            let preseeds = preseeds.map(PathBuf::from);
             let mut problems: Vec<String> = Vec::new();
             match settings(common, flags) {
                 Err(error) => problems.push(error.to_string()),
@@ -204,6 +210,8 @@ pub fn config(common: &Common, command: Config) -> anyhow::Result<()> {
                     problems.extend(found.iter().map(ToString::to_string));
                 }
             }
+            let bad = templates::load(preseeds.as_deref()).err();
+            problems.extend(bad.into_iter().flat_map(|templates::BadTemplates(bad)| bad));
             problems.extend(file.iter().flat_map(|path| policy::problems(path)));
             anyhow::ensure!(problems.is_empty(), "settings: {}", problems.join("\n"));
             eprintln!("nodeinit: the settings are good");

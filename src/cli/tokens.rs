@@ -1,4 +1,4 @@
-//! `nodeinit token …` and `nodeinit preseed`.
+//! `nodeinit token …`, `nodeinit preseed` and `nodeinit claim`.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -47,6 +47,16 @@ pub enum Token {
         #[command(flatten)]
         project: InProject,
     },
+    /// Print new credentials; the old ones stay good until the new ones are used
+    Reissue {
+        #[arg(value_name = "NODE")]
+        system_id: String,
+        /// End the old ones after this long in any case
+        #[arg(long, value_name = "D", default_value = "24h", value_parser = duration)]
+        retire_after: String,
+        #[command(flatten)]
+        project: InProject,
+    },
     /// End stale tokens; their nodes stay
     Cull(Cull),
 }
@@ -74,8 +84,25 @@ pub struct Cull {
 pub struct Preseed {
     #[arg(value_name = "NODE")]
     system_id: String,
-    /// cloud-config, cloud-cfg-d or curl
+    /// cloud-config, cloud-cfg-d, cmdline, curtin, debconf, autoinstall or curl
     #[arg(long, value_name = "F")]
+    format: String,
+    #[command(flatten)]
+    project: InProject,
+}
+
+#[derive(Args)]
+pub struct Claim {
+    #[arg(value_name = "NODE")]
+    system_id: String,
+    /// How long it waits to be fetched, up to 24h
+    #[arg(long, value_name = "D", default_value = "15m", value_parser = duration)]
+    ttl: String,
+    /// The network that it can be fetched from
+    #[arg(long, value_name = "CIDR")]
+    from: Option<String>,
+    /// The preseed it is for; any format but cmdline
+    #[arg(long, value_name = "F", default_value = "cloud-config")]
     format: String,
     #[command(flatten)]
     project: InProject,
@@ -120,6 +147,13 @@ pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
         Token::Revoke { system_id, project } => session
             .delete(&format!("{}/token", project.node(&session, &system_id)?))
             .with_context(|| format!("token revoke {system_id}")),
+        Token::Reissue { system_id, retire_after, project } => {
+            let path = format!("{}/token/reissue", project.node(&session, &system_id)?);
+            let body = json!({"retire_after": retire_after});
+            let credentials = session.send_json(Method::POST, &path, &body);
+            let credentials = credentials.with_context(|| format!("token reissue {system_id}"))?;
+            output::object(common.output, &credentials)
+        }
         Token::Cull(cull) => {
             let body = json!({
                 "unused_for": cull.unused_for,
@@ -193,6 +227,16 @@ fn name_missing(error: ClientError, nodes: &[String]) -> anyhow::Error {
         }
         _ => error.into(),
     }
+}
+
+pub fn claim(common: &Common, command: &Claim) -> anyhow::Result<()> {
+    let session = common.session()?;
+    let body = json!({"ttl": command.ttl, "from": command.from, "format": command.format});
+    let path = format!("{}/claims", command.project.node(&session, &command.system_id)?);
+    let claim = session
+        .send_json(Method::POST, &path, &body)
+        .with_context(|| format!("claim {}", command.system_id))?;
+    output::object(common.output, &claim)
 }
 
 pub fn preseed(common: &Common, command: &Preseed) -> anyhow::Result<()> {

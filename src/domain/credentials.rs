@@ -119,6 +119,9 @@ pub enum TokenState {
 pub enum EndedBy {
     Revoke,
     Cull,
+    /// A newer one took its place.
+    Reissue,
+    Reprovision,
     Project,
     Removal,
 }
@@ -129,6 +132,8 @@ impl EndedBy {
         match self {
             EndedBy::Revoke => "revoke",
             EndedBy::Cull => "cull",
+            EndedBy::Reissue => "reissue",
+            EndedBy::Reprovision => "reprovision",
             EndedBy::Project => "project",
             EndedBy::Removal => "removal",
         }
@@ -158,7 +163,8 @@ impl IssuedToken {
         Self { system_id, credentials }
     }
 
-    /// Gives the credentials away: called by the answer to get and by a preseed, nowhere else.
+    /// Gives the credentials away: called by the answers to get and reissue and by a preseed, nowhere
+    /// else.
     #[must_use]
     pub fn reveal(self) -> Credentials {
         self.credentials

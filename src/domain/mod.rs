@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod boot;
+pub mod claim;
 pub mod content;
 pub mod credentials;
 pub mod cull;
@@ -9,6 +10,7 @@ pub mod identity;
 pub mod limits;
 pub mod metadata;
 pub mod metadata_url;
+pub mod network;
 pub mod node;
 pub mod password;
 pub mod policy;

@@ -1,5 +1,6 @@
 //! What every answer carries, and the one log line of every request.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -7,14 +8,15 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Uri;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage, HttpRequest, web};
+use actix_web::{HttpMessage, HttpRequest, ResponseError as _, web};
 
 use super::Shared;
-use super::error::{KeystoneBody, Reason};
+use super::error::{HttpError, KeystoneBody, Reason};
 use crate::actions::App;
 use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The request's name, for whoever notes it.
@@ -65,6 +67,12 @@ fn drop_trailing_slash(request: &mut ServiceRequest) {
     request.head_mut().uri = uri;
 }
 
+/// What the headers of a request weigh on the wire.
+#[must_use]
+pub fn header_bytes(request: &HttpRequest) -> usize {
+    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
 /// Takes away every header that claims an identity, however it is spelt.
 pub fn strip_identity(headers: &mut header::HeaderMap) {
     let claims = |name: &HeaderName| {
@@ -74,10 +82,26 @@ pub fn strip_identity(headers: &mut header::HeaderMap) {
     headers.retain(|name, _| !claims(name));
 }
 
-/// The address at the other end of the connection, or `socket`.
+/// Where a request comes from, for logs, limits and claims, never for who it is from: the peer, or
+/// what a trusted proxy says; `None` on the socket.
+#[must_use]
+pub fn source(request: &HttpRequest) -> Option<IpAddr> {
+    let peer = request.peer_addr()?.ip();
+    let Some(shared) = request.app_data::<web::Data<Shared>>() else { return Some(peer) };
+    let forwarded = request.headers().get_all(&FORWARDED_FOR).map(HeaderValue::as_bytes);
+    // Their order counts, and actix's iterator has only one end.
+    let forwarded: Vec<&[u8]> = forwarded.collect();
+    Some(shared.app.proxies.source(peer, forwarded.into_iter()))
+}
+
+/// The same for a log line, with the port where it is known.
 #[must_use]
 pub fn peer(request: &HttpRequest) -> String {
-    request.peer_addr().map_or_else(|| "socket".into(), |address| address.to_string())
+    match (source(request), request.peer_addr()) {
+        (Some(source), Some(peer)) if source == peer.ip().to_canonical() => peer.to_string(),
+        (Some(source), _) => source.to_string(),
+        (None, _) => "socket".into(),
+    }
 }
 
 /// Around every request of the operator plane and the observer: stamps, then logs.
@@ -93,13 +117,20 @@ pub async fn around(
     let id = id.unwrap_or_default();
     let method = request.method().as_str().to_owned();
     let peer = peer(request.request());
+    let limits = request.app_data::<web::Data<Shared>>().map(|shared| &shared.app.limits);
+    let is_too_long =
+        limits.is_some_and(|limits| header_bytes(request.request()) > limits.header_bytes);
     request.extensions_mut().insert(RequestId(id.clone()));
     strip_identity(request.headers_mut());
     let is_keystone = request.path().starts_with("/v2.0/");
     if is_keystone {
         drop_trailing_slash(&mut request);
     }
-    let mut response = next.call(request).await?.map_into_boxed_body();
+    let mut response = if is_too_long {
+        request.into_response(HttpError::headers_too_long().error_response())
+    } else {
+        next.call(request).await?.map_into_boxed_body()
+    };
     let keystone = response.response().extensions().get::<KeystoneBody>().map(|b| b.0.clone());
     if let Some(body) = keystone.filter(|_| is_keystone) {
         response = response.map_body(|head, _| {

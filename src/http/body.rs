@@ -75,6 +75,21 @@ pub async fn fields(
     Fields::new(value).map_err(|problem| HttpError::invalid(vec![problem]))
 }
 
+/// The same where a request without a body is as good as `{}`.
+///
+/// # Errors
+/// As [`fields`].
+pub async fn optional_fields(
+    request: &HttpRequest,
+    payload: web::Payload,
+    limits: &Limits,
+) -> Result<Fields, HttpError> {
+    let body = read(request, payload, limits.json_bytes).await?;
+    let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    let value = parse(body, limits.json_depth).and_then(Fields::new);
+    value.map_err(|problem| HttpError::invalid(vec![problem]))
+}
+
 /// One JSON value, strictly: no duplicate keys, no more than `depth` levels.
 ///
 /// # Errors

@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{audit, boots, contents, events, identity, nodes, policy, tokens};
+    use operator::{audit, boots, contents, events, identity, nodes, policy, preseeds, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -110,8 +110,20 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
             ],
         ),
         (
+            "/v1/{project}/nodes/{system_id}/token/reissue",
+            vec![post(Action::TokenReissue, Takes::Options, tokens::reissue)],
+        ),
+        (
+            "/v1/{project}/nodes/{system_id}/reprovision",
+            vec![post(Action::NodeReprovision, Takes::Options, nodes::reprovision)],
+        ),
+        (
             "/v1/{project}/nodes/{system_id}/preseed",
-            vec![post(Action::Preseed, Takes::Json, tokens::preseed)],
+            vec![post(Action::Preseed, Takes::Json, preseeds::preseed)],
+        ),
+        (
+            "/v1/{project}/nodes/{system_id}/claims",
+            vec![post(Action::ClaimCreate, Takes::Options, preseeds::claim)],
         ),
         ("/v1/{project}/nodes/{system_id}/events", vec![get(Action::EventList, events::list)]),
         (

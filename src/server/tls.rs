@@ -12,10 +12,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actix_http::body::MessageBody;
-use actix_http::{HttpService, Protocol, Request, Response};
-use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
-};
+use actix_http::{Protocol, Request, Response};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory};
 use actix_web::dev::{AppConfig, Server};
 use actix_web::rt::net::TcpStream;
 use rustls::crypto::ring;
@@ -27,14 +25,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{DRAIN_SECONDS, KEEP_ALIVE, tune};
+use super::stack::{self, Bounds, Opened};
+use super::tune;
 use crate::config::{Settings, TlsFiles};
+use crate::domain::network::TrustedProxies;
 
 /// Failed handshakes that get a line of their own in a minute; the rest are counted.
 const TOLD_IN_A_MINUTE: u32 = 10;
 const MINUTE: Duration = Duration::from_mins(1);
-/// How long a connection may take to be closed in order.
-const CLOSE: Duration = Duration::from_secs(1);
 
 /// Why a certificate and its key cannot be used. It never repeats what is in the files.
 #[derive(Debug, thiserror::Error)]
@@ -124,13 +122,13 @@ impl Tls {
         }
     }
 
-    /// An HTTP server behind this. It is put together here because actix drops the errors of
-    /// handshakes, and lets 256 of them that never end hold up all the others.
+    /// An HTTP server behind this: actix drops the errors of handshakes, and lets 256 of them that
+    /// never end hold up all the others.
     pub fn serve<F, I, S, B>(
         self: &Arc<Tls>,
         listener: TcpListener,
-        workers: usize,
-        connections_per_worker: usize,
+        bounds: Bounds,
+        proxies: TrustedProxies,
         app: F,
     ) -> io::Result<Server>
     where
@@ -144,29 +142,9 @@ impl Tls {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
-        let tls = self.clone();
-        let server = Server::build()
-            .workers(workers)
-            .max_concurrent_connections(connections_per_worker)
-            .shutdown_timeout(DRAIN_SECONDS)
-            .disable_signals();
-        let stopping = server.graceful_shutdown_signal();
-        let server = server.listen(self.plane, listener, move || {
-            let (tls, stopping) = (tls.clone(), stopping.clone());
-            let app = app().into_factory().map_err(|error| error.into().error_response());
-            let http = HttpService::build()
-                .graceful_shutdown_signal(move || {
-                    let stopping = stopping.clone();
-                    async move { stopping.notified().await }
-                })
-                .secure()
-                .keep_alive(KEEP_ALIVE)
-                .client_request_timeout(tls.header_time)
-                .client_disconnect_timeout(CLOSE)
-                .finish(map_config(app, |()| AppConfig::default()));
-            fn_service(move |stream| handshake(tls.clone(), stream)).and_then(http.map_err(|_| ()))
-        })?;
-        Ok(server.run())
+        let (tls, proxies) = (self.clone(), Arc::new(proxies));
+        let open = move |stream| handshake(tls.clone(), proxies.clone(), stream);
+        stack::serve(self.plane, listener, bounds, open, app)
     }
 
     /// Logs a failed handshake, unless a flood of them has been logged enough.
@@ -246,11 +224,13 @@ impl Drop for Secured {
     }
 }
 
-type Connection = (Secured, Protocol, Option<SocketAddr>);
-
-async fn handshake(tls: Arc<Tls>, stream: TcpStream) -> Result<Connection, ()> {
+async fn handshake(
+    tls: Arc<Tls>,
+    proxies: Arc<TrustedProxies>,
+    mut stream: TcpStream,
+) -> Opened<Secured> {
     tune(&stream);
-    let peer = stream.peer_addr().ok();
+    let peer = super::source(tls.plane, &proxies, &mut stream, tls.header_time).await?;
     let config = tls.config.read().unwrap_or_else(PoisonError::into_inner).clone();
     let accept = async {
         // Whoever goes away without a word was looking whether the port is open.

@@ -12,7 +12,7 @@ use super::boots::{self, Move};
 use super::columns::{Id, Micros};
 use super::nonces::{self, WriteNonce};
 use super::schema::{blobs as blobs_table, event_files, events, node_keys, nodes as nodes_table};
-use super::{DbConnection, Tx, blobs, nodes};
+use super::{DbConnection, Tx, blobs, claims, nodes};
 use crate::domain::boot::{Said, Step};
 use crate::domain::report::{Outcome, Report, Stamp};
 
@@ -102,6 +102,7 @@ fn append_one<'b>(
     for (file, ordinal) in new.report.files.iter().zip(0..) {
         insert_file(tx, Id(id), ordinal, &file.path, file.content.as_deref())?;
     }
+    claims::close_for_progress(tx, &new.system_id, new.token, &new.report.name)?;
     Ok(Appended::Stored)
 }
 

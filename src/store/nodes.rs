@@ -265,6 +265,13 @@ pub fn list_there(conn: &mut DbConnection, system_ids: &[&str]) -> QueryResult<H
     Ok(there.load(conn)?.into_iter().collect())
 }
 
+/// The node is to be installed anew: it gets another instance-id.
+pub fn update_reprovisioned(tx: &mut Tx, system_id: &str) -> QueryResult<usize> {
+    diesel::update(nodes::table.find(system_id))
+        .set(nodes::reprovisions.eq(nodes::reprovisions + 1))
+        .execute(tx.conn)
+}
+
 /// Sets the flag that a node itself may set.
 pub fn update_netboot(tx: &mut Tx, system_id: &str, netboot: bool) -> QueryResult<()> {
     diesel::update(nodes::table.find(system_id))

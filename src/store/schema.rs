@@ -189,6 +189,23 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    claims (hash) {
+        hash -> Binary,
+        system_id -> Text,
+        token_id -> Binary,
+        format -> Text,
+        source_network -> Nullable<Text>,
+        made_at -> BigInt,
+        expires_at -> BigInt,
+        first_fetched_at -> Nullable<BigInt>,
+        bound_to -> Nullable<Text>,
+        fetches -> Integer,
+        closed_at -> Nullable<BigInt>,
+        closed_by -> Nullable<Text>,
+    }
+}
+
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> projects (project_id));
 diesel::joinable!(operator_tokens -> users (user_id));

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
 use super::schema::{boots, consumers, node_keys, nodes, tokens};
-use super::{DbConnection, Tx};
+use super::{DbConnection, Tx, claims};
 use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
 use crate::domain::cull::Staleness;
 
@@ -22,11 +22,21 @@ pub struct Known {
     pub token_key: TokenKey,
     pub sealed_secret: Vec<u8>,
     pub last_used_at: Option<Timestamp>,
-    pub ended: bool,
+    ended: bool,
+    /// When a superseded token's time is up.
+    retires_at: Option<Timestamp>,
     /// The node it was made for, which may be gone.
     pub made_for: Option<String>,
     /// The node it speaks for. A token that has not ended and has none belongs to no node.
     pub node: Option<NodeRow>,
+}
+
+impl Known {
+    /// Whether it has ended: a superseded one at its deadline, swept or not.
+    #[must_use]
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.ended || self.retires_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// What a node's own requests need of its row.
@@ -55,6 +65,7 @@ macro_rules! by_key {
                 tokens::sealed_secret,
                 tokens::last_used_at,
                 tokens::ended_at,
+                node_keys::retires_at.nullable(),
                 tokens::made_for,
                 (nodes::system_id, nodes::hostname, nodes::ssh_keys, nodes::reprovisions)
                     .nullable(),
@@ -64,19 +75,32 @@ macro_rules! by_key {
 
 /// `get_node_for_key`, and what it takes to believe the key.
 pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Option<Known>> {
-    type Row =
-        (Id, String, Vec<u8>, Option<Micros>, Option<Micros>, Option<String>, Option<NodeRow>);
+    type Row = (
+        Id,
+        String,
+        Vec<u8>,
+        Option<Micros>,
+        Option<Micros>,
+        Option<Micros>,
+        Option<String>,
+        Option<NodeRow>,
+    );
     let row: Option<Row> = by_key!(key.as_str()).get_result(conn).optional()?;
-    Ok(row.map(|(id, consumer_key, sealed_secret, last_used_at, ended_at, made_for, node)| Known {
-        id,
-        made_for,
-        consumer_key: ConsumerKey::trusted(consumer_key),
-        token_key: key.clone(),
-        sealed_secret,
-        last_used_at: last_used_at.map(Timestamp::from),
-        ended: ended_at.is_some(),
-        node,
-    }))
+    Ok(row.map(
+        |(id, consumer_key, sealed_secret, last_used_at, ended_at, retires_at, made_for, node)| {
+            Known {
+                id,
+                made_for,
+                consumer_key: ConsumerKey::trusted(consumer_key),
+                token_key: key.clone(),
+                sealed_secret,
+                last_used_at: last_used_at.map(Timestamp::from),
+                ended: ended_at.is_some(),
+                retires_at: retires_at.map(Timestamp::from),
+                node,
+            }
+        },
+    ))
 }
 
 /// Whether a token speaks for this node still. To be sure of the answer, hold the node first.
@@ -89,12 +113,40 @@ pub fn speaks_for(tx: &mut Tx, token: Id, system_id: &str) -> QueryResult<bool> 
     Ok(count > 0)
 }
 
-/// A live token and its sealed secret, as `get_token_for_node` finds it.
+/// A token that is accepted and its sealed secret, as `get_token_for_node` finds it.
 pub struct Live {
+    pub id: Id,
     pub system_id: String,
     pub consumer_key: ConsumerKey,
     pub token_key: TokenKey,
     pub sealed_secret: Vec<u8>,
+}
+
+type LiveRow = (Id, String, String, String, Vec<u8>);
+
+fn live((id, system_id, consumer_key, token_key, sealed_secret): LiveRow) -> Live {
+    Live {
+        id,
+        system_id,
+        consumer_key: ConsumerKey::trusted(consumer_key),
+        token_key: TokenKey::trusted(token_key),
+        sealed_secret,
+    }
+}
+
+macro_rules! accepted {
+    () => {
+        node_keys::table
+            .inner_join(nodes::table)
+            .inner_join(tokens::table.inner_join(consumers::table))
+            .select((
+                tokens::id,
+                node_keys::system_id,
+                consumers::consumer_key,
+                tokens::token_key,
+                tokens::sealed_secret,
+            ))
+    };
 }
 
 /// The live tokens of those of these nodes that are in the project, in any order.
@@ -103,33 +155,29 @@ pub fn find_live(
     project: Id,
     system_ids: &[String],
 ) -> QueryResult<Vec<Live>> {
-    let rows: Vec<(String, String, String, Vec<u8>)> = node_keys::table
-        .inner_join(nodes::table)
-        .inner_join(tokens::table.inner_join(consumers::table))
+    let rows: Vec<LiveRow> = accepted!()
         .filter(nodes::project_id.eq(project))
         .filter(node_keys::system_id.eq_any(system_ids))
         .filter(node_keys::state.eq(LIVE))
-        .select((
-            node_keys::system_id,
-            consumers::consumer_key,
-            tokens::token_key,
-            tokens::sealed_secret,
-        ))
         .load(conn)?;
-    Ok(rows
-        .into_iter()
-        .map(|(system_id, consumer_key, token_key, sealed_secret)| Live {
-            system_id,
-            consumer_key: ConsumerKey::trusted(consumer_key),
-            token_key: TokenKey::trusted(token_key),
-            sealed_secret,
-        })
-        .collect())
+    Ok(rows.into_iter().map(live).collect())
+}
+
+/// A token that is accepted at `now`, live or retiring.
+pub fn find_accepted(conn: &mut DbConnection, id: Id, now: Timestamp) -> QueryResult<Option<Live>> {
+    let in_time = node_keys::retires_at.gt(Micros::from(now)).assume_not_null();
+    let row: Option<LiveRow> = accepted!()
+        .filter(node_keys::token_id.eq(id))
+        .filter(node_keys::retires_at.is_null().or(in_time))
+        .first(conn)
+        .optional()?;
+    Ok(row.map(live))
 }
 
 /// Makes a live token for a node that has none: a consumer, its token, and the node key.
 /// A unique violation means that the node got one in between.
-pub fn insert(tx: &mut Tx, id: Id, made: &Live) -> QueryResult<()> {
+pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
+    let id = made.id;
     diesel::insert_into(consumers::table)
         .values((
             consumers::id.eq(id),
@@ -165,15 +213,101 @@ pub fn end_for_node(tx: &mut Tx, system_id: &str, by: EndedBy) -> QueryResult<us
     end(tx, &ids, by)
 }
 
-/// Ends these tokens, those of them that have not ended yet.
-fn end(tx: &mut Tx, ids: &[Id], by: EndedBy) -> QueryResult<usize> {
+/// Ends these tokens, those of them that have not ended yet, and their claims with them.
+pub fn end(tx: &mut Tx, ids: &[Id], by: EndedBy) -> QueryResult<usize> {
     if ids.is_empty() {
         return Ok(0);
     }
+    claims::close_for_tokens(tx, ids)?;
     diesel::delete(node_keys::table.filter(node_keys::token_id.eq_any(ids))).execute(tx.conn)?;
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(tokens::ended_at.is_null()))
         .set((tokens::ended_at.eq(Micros::from(tx.now)), tokens::ended_by.eq(by.as_str())))
         .execute(tx.conn)
+}
+
+/// Keeps a token from being culled until this transaction ends. Says whether it is still accepted.
+pub fn hold(tx: &mut Tx, id: Id) -> QueryResult<bool> {
+    match tx.conn {
+        DbConnection::Sqlite(_) => Ok(true), // it was found under the write lock
+        DbConnection::Postgres(conn) => node_keys::table
+            .find(id)
+            .select(node_keys::token_id)
+            .for_share()
+            .first::<Id>(conn)
+            .optional()
+            .map(|held| held.is_some()),
+    }
+}
+
+/// The node's superseded token that is still accepted.
+pub fn find_retiring(conn: &mut DbConnection, system_id: &str) -> QueryResult<Option<Id>> {
+    node_keys::table
+        .filter(node_keys::system_id.eq(system_id))
+        .filter(node_keys::state.eq(RETIRING))
+        .select(node_keys::token_id)
+        .first(conn)
+        .optional()
+}
+
+/// From now on a token is superseded, and accepted until `until`.
+pub fn retire(tx: &mut Tx, id: Id, until: Timestamp) -> QueryResult<usize> {
+    diesel::update(node_keys::table.find(id))
+        .set((node_keys::state.eq(RETIRING), node_keys::retires_at.eq(Micros::from(until))))
+        .execute(tx.conn)
+}
+
+/// The nodes that use one of these tokens as their live one and still have another retiring.
+pub fn list_taken_up(conn: &mut DbConnection, used: &[Id]) -> QueryResult<Vec<String>> {
+    let retiring = diesel::alias!(node_keys as retiring);
+    node_keys::table
+        .inner_join(
+            retiring.on(retiring
+                .field(node_keys::system_id)
+                .eq(node_keys::system_id)
+                .and(retiring.field(node_keys::state).eq(RETIRING))),
+        )
+        .filter(node_keys::token_id.eq_any(used))
+        .filter(node_keys::state.eq(LIVE))
+        .order(node_keys::system_id)
+        .select(node_keys::system_id)
+        .load(conn)
+}
+
+/// Ends the retiring tokens of these nodes, whose rows are held, where one of `used` is still the
+/// live one.
+pub fn end_taken_over(tx: &mut Tx, nodes: &[String], used: &[Id]) -> QueryResult<usize> {
+    let taken_up: Vec<String> = list_taken_up(tx.conn, used)?;
+    let ids: Vec<Id> = node_keys::table
+        .filter(node_keys::state.eq(RETIRING))
+        .filter(node_keys::system_id.eq_any(nodes))
+        .filter(node_keys::system_id.eq_any(&taken_up))
+        .select(node_keys::token_id)
+        .load(tx.conn)?;
+    end(tx, &ids, EndedBy::Reissue)
+}
+
+/// Nodes with a retiring token whose deadline has passed, at most `limit` of them.
+pub fn list_overdue(
+    conn: &mut DbConnection,
+    now: Timestamp,
+    limit: i64,
+) -> QueryResult<Vec<String>> {
+    node_keys::table
+        .filter(node_keys::retires_at.le(Micros::from(now)))
+        .order(node_keys::retires_at)
+        .limit(limit)
+        .select(node_keys::system_id)
+        .load(conn)
+}
+
+/// Ends the retiring tokens of these nodes, whose rows are held, whose deadline has passed.
+pub fn end_overdue(tx: &mut Tx, nodes: &[String]) -> QueryResult<usize> {
+    let ids: Vec<Id> = node_keys::table
+        .filter(node_keys::system_id.eq_any(nodes))
+        .filter(node_keys::retires_at.le(Micros::from(tx.now)))
+        .select(node_keys::token_id)
+        .load(tx.conn)?;
+    end(tx, &ids, EndedBy::Reissue)
 }
 
 type SummaryRow =
@@ -325,6 +459,7 @@ pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Ve
         .select(node_keys::token_id)
         .load(tx.conn)?;
     diesel::delete(node_keys::table.filter(node_keys::token_id.eq_any(&ended))).execute(tx.conn)?;
+    claims::close_for_tokens(tx, &ended)?;
     Ok(ended)
 }
 

@@ -126,6 +126,9 @@ const USER_DATA: &str = "/v1/{project}/nodes/{system_id}/user-data";
 const VENDOR_DATA: &str = "/v1/{project}/nodes/{system_id}/vendor-data";
 const TOKEN: &str = "/v1/{project}/nodes/{system_id}/token";
 const PRESEED: &str = "/v1/{project}/nodes/{system_id}/preseed";
+const REISSUE: &str = "/v1/{project}/nodes/{system_id}/token/reissue";
+const CLAIMS: &str = "/v1/{project}/nodes/{system_id}/claims";
+const REPROVISION: &str = "/v1/{project}/nodes/{system_id}/reprovision";
 const TOKENS: &str = "/v1/{project}/tokens";
 const NDJSON: &str = "application/x-ndjson";
 /// The project `default`.
@@ -151,8 +154,11 @@ const CASES: &[Case] = &[
     case("PUT", VENDOR_DATA, "#cloud-config\nbootcmd: [true]\n", "vendor-data:set"),
     case("DELETE", VENDOR_DATA, "", "vendor-data:set"),
     case("POST", TOKEN, "", "token:get"),
+    case("POST", REISSUE, "", "token:reissue"),
+    case("POST", CLAIMS, "", "claim:create"),
     case("DELETE", TOKEN, "", "token:revoke"),
     case("POST", PRESEED, r#"{"format": "cloud-config"}"#, "preseed:get"),
+    case("POST", REPROVISION, "", "node:reprovision"),
     Case {
         content_type: NDJSON,
         object: DEFAULT,

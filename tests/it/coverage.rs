@@ -33,6 +33,9 @@ const VENDOR_DATA: &str = "/v1/{project}/nodes/{system_id}/vendor-data";
 const VENDOR_DATA_VERSIONS: &str = "/v1/{project}/nodes/{system_id}/vendor-data/versions";
 const TOKEN: &str = "/v1/{project}/nodes/{system_id}/token";
 const PRESEED: &str = "/v1/{project}/nodes/{system_id}/preseed";
+const REISSUE: &str = "/v1/{project}/nodes/{system_id}/token/reissue";
+const CLAIMS: &str = "/v1/{project}/nodes/{system_id}/claims";
+const REPROVISION: &str = "/v1/{project}/nodes/{system_id}/reprovision";
 const EVENTS: &str = "/v1/{project}/nodes/{system_id}/events";
 const EVENT_FILE: &str = "/v1/{project}/nodes/{system_id}/events/{event}/files/{ordinal}";
 const TIMELINE: &str = "/v1/{project}/nodes/{system_id}/timeline";
@@ -70,7 +73,10 @@ pub const CASES: &[Case] = &[
     case("POST", TOKEN, "", 200),
     case("GET", TOKEN, "", 200),
     Case { content_type: "application/x-ndjson", ..case("POST", TOKENS, "\"n1\"\n", 200) },
+    case("POST", REISSUE, "", 200),
     case("POST", PRESEED, r#"{"format": "cloud-config"}"#, 200),
+    case("POST", CLAIMS, r#"{"ttl": "5m"}"#, 201),
+    case("POST", REPROVISION, "", 200),
     case("GET", "/v1/tokens", "", 200),
     case("POST", "/v1/tokens/cull", r#"{"unused_for": "1d"}"#, 200),
     case("GET", "/v1/audit", "", 200),

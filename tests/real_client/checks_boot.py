@@ -8,7 +8,7 @@ import payloads
 from lab import SIX, YEARS, check, equal, same_bytes, six_good_requests
 
 
-def booted_well(node, machine, boot, lab):
+def booted_well(node, machine, boot, lab, instance_id=None):
     """All four stages ended without an error, from MAAS, and the machine is who it should be."""
     equal(boot.identified, 0, "exit code of ds-identify")
     chosen = re.search(r"^\s*datasource_list: \[ MAAS(, None)? \]$", boot.selected or "", re.M)
@@ -16,7 +16,7 @@ def booted_well(node, machine, boot, lab):
     equal(boot.stages, [0] * 4, "exit codes of the stages")
     outcome = {"datasource": f"DataSourceMAAS [{lab.relay.url}]", "errors": []}
     equal(boot.outcome, outcome, "result.json")
-    equal(boot.instance_id, node.id, "instance-id")
+    equal(boot.instance_id, instance_id or node.id, "instance-id")
     equal(boot.hostname, node.hostname.partition(".")[0], "hostname")
     equal(sorted(boot.authorized_keys.splitlines()), sorted(node.keys), "the user's authorized_keys")
     same_bytes(boot.file("user-data.txt") or b"", node.user or b"", "user-data on the disk")
@@ -64,6 +64,32 @@ def a_reboot_asks_for_nothing(lab):
     booted_well(node, machine, machine.boot(preseed), lab)
     six_good_requests(lab.relay.of(token))
     equal(marks(machine, "ran"), [f"{node.id}\n"], "one run in three boots")
+
+
+@check()
+def a_reprovisioned_disk_runs_its_user_data_again(lab):
+    """D40: the same disk after `node reprovision`; another token alone, without it, runs nothing again."""
+    node = lab.node("reprovisioned", user=payloads.SCRIPT)
+    machine = lab.machine()
+    booted_well(node, machine, machine.boot(node.preseed("cloud-cfg-d")), lab)
+    booted_well(node, machine, machine.boot(node.preseed("cloud-cfg-d")), lab)
+    equal(marks(machine, "ran"), [f"{node.id}\n"], "one run in two boots")
+
+    lab.refused.add(node.token)
+    node.revoke()
+    node.renew()
+    booted_well(node, machine, machine.boot(node.preseed("cloud-cfg-d")), lab)
+    six_good_requests(lab.relay.of(node.token))
+    equal(marks(machine, "ran"), [f"{node.id}\n"], "no run for another token alone")
+
+    lab.refused.add(node.token)
+    node.reprovision()
+    boot = machine.boot(node.preseed("cloud-cfg-d"))
+    booted_well(node, machine, boot, lab, instance_id=f"{node.id}.r1")
+    six_good_requests(lab.relay.of(node.token))
+    equal(marks(machine, "ran"), [f"{node.id}\n{node.id}.r1\n"], "it ran again, as another instance")
+    booted_well(node, machine, machine.boot(node.preseed("cloud-cfg-d")), lab, instance_id=f"{node.id}.r1")
+    equal(marks(machine, "ran"), [f"{node.id}\n{node.id}.r1\n"], "and once")
 
 
 @check()

@@ -122,6 +122,11 @@ class Node:
     def revoke(self):
         self.server.cli("token", "revoke", self.id)
 
+    def reprovision(self):
+        """Has the node installed anew: its next token is another, and so is its instance-id."""
+        self.server.cli("node", "reprovision", self.id)
+        self.renew()
+
     def events(self):
         """What the server has of this node's reports, the oldest first."""
         return json.loads(self.server.cli("event", "list", "--node", self.id, "-o", "json"))

@@ -55,6 +55,7 @@ actions! {
     NodeCreate "node:create" "rule:provisioner" "add nodes";
     NodeChange "node:change" "rule:provisioner" "change a node";
     NodeMove "node:move" "rule:admin_required" "move a node to another project";
+    NodeReprovision "node:reprovision" "rule:provisioner" "have a node installed anew: its tokens end, its instance-id changes";
     NodeRemove "node:remove" "rule:provisioner" "remove a node";
     UserDataShow "user-data:show" "rule:reader" "read a node's user-data and its history";
     UserDataSet "user-data:set" "rule:provisioner" "replace or clear a node's user-data";
@@ -63,9 +64,11 @@ actions! {
     TokenGet "token:get" "rule:provisioner" "get the credentials of nodes, made if need be";
     TokenShow "token:show" "rule:reader" "show a node's token without its secret";
     TokenRevoke "token:revoke" "rule:provisioner" "end a node's tokens";
+    TokenReissue "token:reissue" "rule:provisioner" "give a node a new token that replaces its old one at first use";
     TokenList "token:list" "rule:admin_required" "list the tokens of the whole fleet";
     TokenCull "token:cull" "rule:admin_required" "end the stale tokens of the whole fleet";
     Preseed "preseed:get" "rule:provisioner" "get a node's preseed, which holds its credentials";
+    ClaimCreate "claim:create" "rule:provisioner" "make a URL that a booting node may fetch its preseed from";
     EventList "event:list" "rule:reader" "read what a node reported, and the files with it";
     EventListAll "event:list-all" "rule:admin_required" "read what the whole fleet reported";
     TimelineShow "timeline:show" "rule:reader" "see how a node came to where it is";

@@ -1,5 +1,6 @@
 //! cloud-init's plane: one table of routes, one way in, and every refusal.
 
+mod claims;
 pub mod metadata;
 mod paced;
 mod reports;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
-use super::answer::{micros, peer, request_id, stamp};
+use super::answer::{header_bytes, micros, peer, request_id, source, stamp};
 use super::error::RETRY_AFTER_SECONDS;
 use super::{Shared, body};
 use crate::actions::App;
@@ -57,9 +58,12 @@ pub async fn serve(
     let id = request_id(&shared.app);
     let path = route::parse(request.path());
     // The deadline counts from the request's last byte.
-    let mut answer = match receive(&request, payload, &shared.app, &path).await {
-        Err(answer) => answer,
-        Ok(received) => answer(&request, &shared.app, received).await,
+    let mut answer = match &path {
+        Path::Claim(secret) => in_time(claims::answer(&request, &shared.app, secret, &id)).await,
+        _ => match receive(&request, payload, &shared.app, &path).await {
+            Err(answer) => answer,
+            Ok(received) => answer(&request, &shared.app, received).await,
+        },
     };
     stamp(answer.response.headers_mut(), "Authorization", &id);
 
@@ -86,6 +90,11 @@ pub async fn serve(
     answer.response
 }
 
+async fn in_time(answer: impl Future<Output = Answer>) -> Answer {
+    let late = |_| unavailable("deadline", None);
+    tokio::time::timeout(DEADLINE, answer).await.unwrap_or_else(late)
+}
+
 /// A request that has been read to its end: what it asks for, and what it says of itself.
 struct Received<'r> {
     target: Target<'r>,
@@ -102,8 +111,7 @@ async fn receive<'r>(
     path: &Path<'r>,
 ) -> Result<Received<'r>, Answer> {
     if header_bytes(request) > app.limits.header_bytes {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(text(status, "the headers are too large").into());
+        return Err(too_large());
     }
     let target = match path {
         Path::Known(target) => *target,
@@ -112,7 +120,7 @@ async fn receive<'r>(
             let message = format!("Unknown metadata version: {}", shown(version));
             return Err(not_found(&message).into());
         }
-        Path::Unknown => return Err(not_found("Not found").into()),
+        Path::Claim(_) | Path::Unknown => return Err(not_found("Not found").into()),
     };
     let headers = request.headers().get_all(header::AUTHORIZATION);
     let claim = claim(headers.map(header::HeaderValue::as_bytes))
@@ -238,11 +246,16 @@ fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
 fn too_many_refusals(app: &App, request: &HttpRequest, refusal: &Refusal) -> Option<Duration> {
     match refusal {
         Refusal::Missing { .. } | Refusal::Malformed { .. } | Refusal::Refused { .. } => {
-            let source = request.peer_addr()?.ip().to_string();
+            let source = source(request)?.to_string();
             app.refused.take(&source, Instant::now()).err()
         }
         _ => None,
     }
+}
+
+fn too_large() -> Answer {
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    text(status, "the headers are too large").into()
 }
 
 fn too_many(retry_after: Duration) -> HttpResponse {
@@ -272,10 +285,6 @@ fn text(status: StatusCode, message: &str) -> HttpResponse {
 /// A name from a path, as it may be said again.
 fn shown(segment: &str) -> String {
     segment.chars().filter(char::is_ascii_graphic).take(64).collect()
-}
-
-fn header_bytes(request: &HttpRequest) -> usize {
-    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// What the listener itself enforces, before a request is one.

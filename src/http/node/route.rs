@@ -25,9 +25,11 @@ pub enum Target<'p> {
     Status(&'p str),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Path<'p> {
     Known(Target<'p>),
+    /// `/claim/SECRET`, which nobody signs. The secret is for nothing but to be looked up.
+    Claim(&'p str),
     UnknownVersion(&'p str),
     Unknown,
 }
@@ -40,6 +42,12 @@ pub fn parse(path: &str) -> Path<'_> {
         return Path::Unknown;
     }
     let mut first = segments.next();
+    if first == Some("claim") {
+        return match (segments.next(), segments.next()) {
+            (Some(secret), None) => Path::Claim(secret),
+            _ => Path::Unknown,
+        };
+    }
     if first == Some("curtin") {
         first = segments.next();
     }
@@ -78,6 +86,7 @@ impl Path<'_> {
                 "/MAAS/metadata/{version}/meta-data/{item}"
             }
             Path::Known(Target::UserData) => "/MAAS/metadata/{version}/user-data",
+            Path::Claim(_) => "/MAAS/metadata/claim/{secret}",
             Path::Known(Target::Status(_)) => "/MAAS/metadata/status/{system_id}",
             Path::UnknownVersion(_) | Path::Unknown => "unmatched",
         }
@@ -143,6 +152,18 @@ mod tests {
         ] {
             assert_eq!(known(path), None, "{path}");
         }
-        assert_eq!(parse("/MAAS/metadata/2009-04-04"), Path::UnknownVersion("2009-04-04"));
+        assert!(parse("/MAAS/metadata/2009-04-04") == Path::UnknownVersion("2009-04-04"));
+    }
+
+    #[test]
+    fn a_claim_is_one_segment_and_its_secret_is_in_no_name() {
+        for path in ["/MAAS/metadata/claim/s3cret", "//MAAS//metadata//claim//s3cret/"] {
+            assert!(parse(path) == Path::Claim("s3cret"), "{path}");
+            assert!(!parse(path).template().contains("s3cret"), "{path}");
+        }
+        for path in ["/MAAS/metadata/claim", "/MAAS/metadata/claim/a/b", "/claim/a"] {
+            assert!(parse(path) == Path::Unknown, "{path}");
+        }
+        assert!(parse("/MAAS/metadata/curtin/claim/a") == Path::Unknown);
     }
 }

@@ -39,6 +39,8 @@ pub enum Takes {
     /// None, or one that is not looked at.
     Nothing,
     Json,
+    /// JSON, or nothing where the defaults will do.
+    Options,
     /// JSON in Keystone's bounds.
     IdentityJson,
     /// One node as JSON, or many as newline-delimited JSON.
@@ -54,7 +56,7 @@ impl Takes {
     #[must_use]
     pub fn media_types(self) -> &'static [&'static str] {
         match self {
-            Takes::Nothing | Takes::Content => &[],
+            Takes::Nothing | Takes::Options | Takes::Content => &[],
             Takes::Json | Takes::IdentityJson => &["application/json"],
             Takes::Nodes => &["application/json", "application/x-ndjson"],
             Takes::SystemIds => &["application/x-ndjson"],
@@ -65,7 +67,7 @@ impl Takes {
     #[must_use]
     pub fn most(self, limits: &Limits) -> usize {
         match self {
-            Takes::Nothing | Takes::Json => limits.json_bytes,
+            Takes::Nothing | Takes::Json | Takes::Options => limits.json_bytes,
             Takes::IdentityJson => IDENTITY_BYTES,
             // One node's contents in base64 have to fit.
             Takes::Nodes => limits.json_bytes + limits.content_bytes / 3 * 8,
@@ -186,9 +188,9 @@ async fn admit(
     }
     let names = web::Path::<Names>::from_request(request.request(), &mut Payload::None).await;
     let names = names.map_err(|_| HttpError::unreadable_url())?.into_inner();
-    let (allowed, target) = place(app, names, by).await?;
+    let allowed = place(app, names, by).await?;
     request.extensions_mut().insert(refusals::InUrl(allowed.project));
-    require(app, &allowed.by.caller, action, &target)?;
+    require(app, &allowed.by.caller, action, &allowed.target)?;
     Ok(Some(allowed))
 }
 
@@ -262,9 +264,10 @@ pub(super) struct Names {
 
 /// What the URL names, and the target of policy: the stored object, or, where there is none yet,
 /// the place it would be in. Nothing of the request gets into it.
-async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), HttpError> {
+async fn place(app: &App, names: Names, by: By) -> Result<Allowed, HttpError> {
     let mut target = Target::new();
-    let mut allowed = Allowed { by, project: None, named: None, system_id: None };
+    let mut allowed =
+        Allowed { by, project: None, named: None, system_id: None, target: Target::new() };
 
     if let Some(named) = names.project {
         let project = match &allowed.by.caller {
@@ -310,7 +313,7 @@ async fn place(app: &App, names: Names, by: By) -> Result<(Allowed, Target), Htt
             target::of_token(&mut target, Id(known.identity.user.id));
         }
     }
-    Ok((allowed, target))
+    Ok(Allowed { target, ..allowed })
 }
 
 fn same_id(text: &str, id: Uuid) -> bool {

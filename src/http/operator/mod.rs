@@ -9,6 +9,7 @@ pub mod identity;
 pub mod nodes;
 pub mod openapi;
 pub mod policy;
+pub mod preseeds;
 mod refusals;
 pub mod target;
 pub mod tokens;

@@ -13,7 +13,7 @@ use crate::domain::limits::Limits;
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, NodeChange, SshKey, SystemId, check_label,
 };
-use crate::domain::policy::{Action, Target};
+use crate::domain::policy::Action;
 use crate::http::Shared;
 use crate::http::body::{self, Fields};
 use crate::http::error::HttpError;
@@ -180,7 +180,7 @@ pub async fn change(
     };
     refuse_if(fields.finish())?;
     if change.project.is_some() {
-        require(&shared.app, &scope.by.caller, Action::NodeMove, &Target::new())?;
+        require(&shared.app, &scope.by.caller, Action::NodeMove, &scope.target)?;
     }
     let (project, system_id) = scope.node()?;
     let node = actions::nodes::change(&shared.app, &scope.by, project, system_id, change).await?;
@@ -191,4 +191,18 @@ pub async fn remove(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResp
     let (project, system_id) = scope.node()?;
     actions::nodes::remove(&shared.app, &scope.by, project, system_id).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// The node is to be installed anew.
+pub async fn reprovision(
+    shared: web::Data<Shared>,
+    scope: OnNode,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    let fields = body::optional_fields(&request, payload, &shared.app.limits).await?;
+    refuse_if(fields.finish())?;
+    let (project, system_id) = scope.node()?;
+    let node = actions::nodes::reprovision(&shared.app, &scope.by, project, system_id).await?;
+    Ok(HttpResponse::Ok().json(node))
 }

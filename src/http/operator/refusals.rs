@@ -14,7 +14,7 @@ use crate::domain::node::SystemId;
 use crate::domain::password::OperatorToken;
 use crate::domain::policy::Action;
 use crate::http::Shared;
-use crate::http::answer::RequestId;
+use crate::http::answer::{RequestId, source};
 use crate::store::columns::Id;
 
 /// The project that the URL of a request names, once that is known.
@@ -32,8 +32,7 @@ pub(super) async fn note<B>(action: Option<Action>, response: &ServiceResponse<B
     };
     match (by, action) {
         (None, _) if response.status() == StatusCode::UNAUTHORIZED => {
-            let source = request.peer_addr().map(|peer| peer.ip());
-            audit::refused_stranger(&shared.app, source, &id).await;
+            audit::refused_stranger(&shared.app, source(request), &id).await;
         }
         (Some(by), Some(action))
             if response.status().is_client_error()

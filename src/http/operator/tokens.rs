@@ -1,4 +1,4 @@
-//! Tokens and preseeds: what a node is given, and what becomes of it.
+//! Tokens: what a node signs with, and what becomes of it.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -11,7 +11,6 @@ use crate::domain::credentials::{IssuedToken, TokenKey, TokenSummary};
 use crate::domain::cull::{Cap, Staleness, parse_duration};
 use crate::domain::node::SystemId;
 use crate::domain::policy::Action;
-use crate::domain::preseed::{self, Format};
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::error::HttpError;
@@ -19,7 +18,7 @@ use crate::http::extract::{InProject, OnNode, Operator};
 use crate::store::columns::Id;
 use crate::store::tokens as store;
 
-/// The answer to get: one of the two places where a secret leaves.
+/// The answer to get and reissue: one of the two places where a secret leaves.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "Credentials")]
 pub(super) struct Issued {
@@ -99,31 +98,21 @@ pub async fn revoke(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResp
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// A preseed: the other place where a secret leaves.
-pub async fn preseed(
+/// A new token, and until it is used the old one too: the answer is that of get.
+pub async fn reissue(
     shared: web::Data<Shared>,
     scope: OnNode,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
-    let mut fields = body::fields(&request, payload, &shared.app.limits).await?;
-    let format = fields.required("format", Format::parse);
+    let mut fields = body::optional_fields(&request, payload, &shared.app.limits).await?;
+    let retire_after = fields.parsed("retire_after", actions::tokens::parse_retire_after);
     refuse_if(fields.finish())?;
-    let format = format.ok_or_else(|| HttpError::invalid(Vec::new()))?;
     let (project, system_id) = scope.node()?;
-    let metadata_url = shared.app.metadata_url.clone().ok_or_else(|| {
-        Failure::Conflict(
-            "--listen is a wildcard, so nodes cannot be told where we are: set --metadata-url"
-                .into(),
-        )
-    })?;
+    let retire_after = retire_after.unwrap_or(actions::tokens::RETIRE_AFTER);
     let token =
-        actions::tokens::get(&shared.app, &scope.by, Action::Preseed, project, system_id).await?;
-    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(preseed::render(
-        format,
-        metadata_url.as_str(),
-        token,
-    )))
+        actions::tokens::reissue(&shared.app, &scope.by, project, system_id, retire_after).await?;
+    Ok(HttpResponse::Ok().json(issued(&shared, token)))
 }
 
 /// Every token in the order they were made, ended ones too; `?token_key=` finds one.

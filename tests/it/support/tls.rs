@@ -96,11 +96,22 @@ impl Client {
 
     /// A handshake with whoever is there, who has to be `name`.
     pub fn connect(&self, address: SocketAddr, name: &str) -> Result<Secured, Error> {
+        self.connect_behind(address, name, b"")
+    }
+
+    /// The same behind bytes that are no TLS.
+    pub fn connect_behind(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        first: &[u8],
+    ) -> Result<Secured, Error> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut connection =
             ClientConnection::new(self.config.clone(), name).map_err(Error::other)?;
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_mins(1)))?;
+        stream.write_all(first)?;
         let done = connection.complete_io(&mut stream);
         if done.is_err() {
             // What is wrong with the server is said to the server.

@@ -82,6 +82,16 @@ pub fn send(
     raw(address, &request(method, path, &address.to_string(), &all, body))
 }
 
+/// One GET from another of this machine's own addresses, such as 127.0.0.2.
+pub fn get_from(source: &str, address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Reply {
+    let mut all = vec![("Connection", "close")];
+    all.extend_from_slice(headers);
+    let mut connection = Connection::open_from(source, address);
+    let bytes = request("GET", path, &address.to_string(), &all, b"");
+    connection.stream.write_all(&bytes).unwrap();
+    connection.read(false)
+}
+
 /// Any bytes on a connection of their own, answered to the end.
 pub fn raw(address: SocketAddr, bytes: &[u8]) -> Reply {
     let is_head = bytes.starts_with(b"HEAD ");
@@ -103,6 +113,16 @@ impl Connection {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         Connection { stream, address, left: Vec::new() }
+    }
+
+    pub fn open_from(source: &str, address: SocketAddr) -> Connection {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        let source: std::net::IpAddr = source.parse().unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+        Connection { stream: socket.into(), address, left: Vec::new() }
     }
 
     pub fn send(

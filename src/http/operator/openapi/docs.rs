@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-use super::super::{Page, audit, boots, contents, events, identity, policy, tokens};
+use super::super::{Page, audit, boots, contents, events, identity, policy, preseeds, tokens};
 use super::{Content, Doc};
 use crate::actions::audit::Verified;
 use crate::actions::contents::Stored;
@@ -91,6 +91,14 @@ fn of_node(method: &str, below: &str) -> Option<Doc> {
         ("GET", "/events/{event}/files/{ordinal}") => Doc::answered(Content::bytes()),
         ("POST", "/preseed") => {
             Doc::answered(Content::text()).taking(Content::json::<PreseedRequest>())
+        }
+        ("POST", "/token/reissue") => Doc::answered(Content::json::<tokens::Issued>())
+            .taking(Content::json::<ReissueRequest>()),
+        ("POST", "/reprovision") => {
+            Doc::answered(Content::json::<Node>()).taking(Content::json::<Nothing>())
+        }
+        ("POST", "/claims") => {
+            Doc::created(Content::json::<preseeds::Claim>()).taking(Content::json::<ClaimRequest>())
         }
         _ => return None,
     })
@@ -180,9 +188,37 @@ struct PreseedRequest {
 }
 
 fn formats(_: &mut SchemaGenerator) -> schemars::Schema {
-    let names: Vec<&str> = Format::ALL.into_iter().map(Format::name).collect();
+    let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
     schemars::json_schema!({"type": "string", "enum": names})
 }
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "read by the derive alone")]
+struct ReissueRequest {
+    /// `24h`: how long the old token is accepted if the new one is not used.
+    retire_after: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "read by the derive alone")]
+struct ClaimRequest {
+    /// `15m`: how long it waits to be fetched.
+    ttl: Option<String>,
+    /// `10.0.0.0/8`: where it can be fetched from.
+    from: Option<String>,
+    /// What it gives; `cmdline` holds a claim itself.
+    #[schemars(schema_with = "claimed_formats")]
+    format: Option<String>,
+}
+
+fn claimed_formats(_: &mut SchemaGenerator) -> schemars::Schema {
+    let claimed = Format::ALL.iter().filter(|format| format.holds_credentials());
+    let names: Vec<&str> = claimed.map(|format| format.name()).collect();
+    schemars::json_schema!({"type": "string", "enum": names})
+}
+
+#[derive(JsonSchema)]
+struct Nothing {}
 
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "read by the derive alone")]

@@ -84,6 +84,11 @@ impl Doc {
         Doc::answered(Content::json::<T>()).or(201, Content::json::<T>())
     }
 
+    /// Answered with 201.
+    fn created(content: Content) -> Doc {
+        Doc { answers: vec![(201, Some(content))], ..Doc::default() }
+    }
+
     /// Answered with 204.
     fn gone() -> Doc {
         Doc { answers: vec![(204, None)], ..Doc::default() }
@@ -196,7 +201,8 @@ fn write(operation: &Operation, path: &str, doc: &Doc, types: &mut SchemaGenerat
     }
     if operation.takes != Takes::Nothing {
         let content = Content::write(&doc.body, types);
-        written["requestBody"] = json!({"required": true, "content": content});
+        written["requestBody"] =
+            json!({"required": operation.takes != Takes::Options, "content": content});
     }
     written
 }

@@ -1,0 +1,2 @@
+DROP INDEX node_keys_by_deadline;
+DROP TABLE claims;
