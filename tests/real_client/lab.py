@@ -75,7 +75,7 @@ class Lab:
 
     def another_server(self, listen="127.0.0.1:0", relayed=True, flags=()):
         home = os.path.join(self.work, f"server-{next(self.numbers)}")
-        return Server(self.binary, home, Relay() if relayed else None, listen, flags).start()
+        return Server(self.binary, home, Relay() if relayed else None, listen=listen, flags=flags).start()
 
     def authority(self):
         """A private CA that nobody trusts yet."""
