@@ -60,6 +60,10 @@ const LOGIN_EVERY: Duration = Duration::from_secs(30);
 /// How soon the audit is told again of one source that misuses one claim.
 const MISUSE_EVERY: Duration = Duration::from_mins(1);
 
+/// The same of one source, whatever the names.
+const SOURCE_BURST: u32 = 100;
+const SOURCE_EVERY: Duration = Duration::from_secs(1);
+
 /// How long an idle connection is kept: longer than the proxies in front keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
@@ -174,6 +178,7 @@ impl Server {
             ),
             identities: Arc::default(),
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
+            login_sources: Pace::slow(SOURCE_EVERY, SOURCE_BURST),
             nobodys_password,
             hashing: Semaphore::new(cores),
             policy: policy.clone(),
