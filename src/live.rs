@@ -2,10 +2,11 @@
 //! rules in force.
 
 pub mod identities;
+mod observed;
 pub mod policy;
 pub mod strangers;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+pub use observed::{Observed, Refused, Seen, Skew};
+
+use crate::domain::boot::{Item, Learned};
 use crate::store::columns::Id;
 use crate::store::nonces::WriteNonce;
 
@@ -200,29 +204,46 @@ const LAST_USE_STEP: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 /// What reads teach, until it is committed in one batch: no read waits for a write.
 #[derive(Default)]
-pub struct Learnt(Mutex<HashMap<Id, Timestamp>>);
+pub struct Learnt(Mutex<HashMap<Id, Learned>>);
 
 impl Learnt {
     /// A token was used at `now`; the store has `before`.
     pub fn used(&self, token: Id, before: Option<Timestamp>, now: Timestamp) {
         if before.is_none_or(|before| now.duration_since(before) >= LAST_USE_STEP) {
-            locked(&self.0).insert(token, now);
+            locked(&self.0).entry(token).or_default().used = Some(now);
+        }
+    }
+
+    /// A read of a token was answered: a listing, or an item with the digest of what it held.
+    pub fn read(&self, token: Id, item: Option<(Item, [u8; 32])>, now: Timestamp) {
+        let mut map = locked(&self.0);
+        let learned = map.entry(token).or_default();
+        learned.contacted.get_or_insert(now);
+        if let Some((item, digest)) = item {
+            learned.items[item as usize] = Some((now, digest));
         }
     }
 
     /// Takes out what has gathered, in key order.
     #[must_use]
-    pub fn take(&self) -> Vec<(Id, Timestamp)> {
+    pub fn take(&self) -> Vec<(Id, Learned)> {
         let mut gathered: Vec<_> = std::mem::take(&mut *locked(&self.0)).into_iter().collect();
-        gathered.sort_unstable();
+        gathered.sort_unstable_by_key(|(token, _)| *token);
         gathered
     }
 
-    /// Puts back what could not be committed; newer uses win.
-    pub fn put_back(&self, gathered: Vec<(Id, Timestamp)>) {
+    /// Takes out what has gathered of these tokens, to be committed with what they report.
+    #[must_use]
+    pub fn take_of(&self, tokens: &BTreeSet<Id>) -> Vec<(Id, Learned)> {
         let mut map = locked(&self.0);
-        for (token, at) in gathered {
-            map.entry(token).or_insert(at);
+        tokens.iter().filter_map(|token| map.remove_entry(token)).collect()
+    }
+
+    /// Puts back what could not be committed; what came since wins.
+    pub fn put_back(&self, gathered: Vec<(Id, Learned)>) {
+        let mut map = locked(&self.0);
+        for (token, learned) in gathered {
+            map.entry(token).or_default().follow(learned);
         }
     }
 }

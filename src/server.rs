@@ -35,10 +35,10 @@ use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
 use crate::live::policy::{BadFile, PolicySource, Watch};
 use crate::live::strangers::Strangers;
-use crate::live::{FUTURE, Learnt, Nonces, Pace, seconds};
+use crate::live::{FUTURE, Learnt, Nonces, Observed, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
-use crate::store::migrations;
-use crate::store::{Db, DbError};
+use crate::store::{Db, DbError, Tx};
+use crate::store::{boots, migrations};
 use stack::{Bounds, Opened};
 
 /// Connections to the database, for reads; on `SQLite` one of them writes at a time.
@@ -141,6 +141,12 @@ impl Server {
         let keys = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
+        if floor > seconds(clock.now()) {
+            // The last server did not stop cleanly: reads of its last second may be unwritten.
+            let forget = |tx: &mut Tx| Ok::<_, DbError>(boots::forget_deadlines(tx)?);
+            let nodes = db.write("forget deadlines", forget).await?;
+            tracing::info!(nodes, "no node fails for reads that were not written down");
+        }
 
         let node_socket = bind(settings.listen)?;
         let node = local(&node_socket)?;
@@ -161,6 +167,7 @@ impl Server {
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
+            observed: Observed::default(),
             reports: Reports::new(
                 settings.limits.report_bytes,
                 settings.limits.report_files * settings.limits.report_file_bytes,

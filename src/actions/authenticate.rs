@@ -8,7 +8,7 @@ use crate::live::{self, Stale};
 use crate::oauth::{Claim, Method, SignedRequest, verify};
 use crate::store::columns::Id;
 use crate::store::nonces::WriteNonce;
-use crate::store::tokens::NodeRow;
+use crate::store::tokens::{Known, NodeRow};
 use crate::store::{DbError, tokens};
 
 /// How long a post of a node that is too fast is held back before it is refused.
@@ -107,7 +107,24 @@ pub async fn authenticate(
     let key = TokenKey::trusted(claim.token_key.clone().into_owned());
     let known =
         app.db.read(move |conn| tokens::find_by_key(conn, &key)).await.map_err(Refusal::Store)?;
+    let system_id = known.as_ref().and_then(|known| known.made_for.clone());
+    let judged = judge(app, claim, request, known).await;
+    if let Some(system_id) = system_id {
+        let now = app.clock.now();
+        match &judged {
+            Err(refusal) => app.observed.refused(&system_id, refusal.reason(), now),
+            Ok(_) => app.observed.signed(&system_id, claim.timestamp, now),
+        }
+    }
+    judged
+}
 
+async fn judge(
+    app: &App,
+    claim: &Claim<'_>,
+    request: &SignedRequest<'_>,
+    known: Option<Known>,
+) -> Result<SignedNode, Refusal> {
     // An unknown token is verified too, against a secret nobody has: every refusal has done the
     // same work.
     let (consumer_key, token_key, sealed) = match &known {

@@ -10,11 +10,13 @@ use serde_json::json;
 use super::tokens::{fresh, open};
 use super::{App, Failure, NO_SUCH_NODE, audit};
 use crate::domain::audit::Object;
+use crate::domain::boot::Step;
 use crate::domain::claim::ClaimSecret;
 use crate::domain::identity::{By, id_text};
 use crate::domain::network::Network;
 use crate::domain::policy::Action;
 use crate::domain::preseed::Format;
+use crate::store::boots::{self, Move};
 use crate::store::claims::NewClaim;
 use crate::store::columns::Id;
 use crate::store::{DbError, claims, nodes, tokens};
@@ -61,9 +63,13 @@ pub async fn make(
                 Some(live) if tokens::hold(tx, live.id)? => live,
                 _ => {
                     tokens::insert(tx, &spare)?;
+                    let step = Step::TokenChanged { at: tx.now };
+                    boots::advance(tx, &[Move { system_id: &system_id, token: None, step }])?;
                     spare
                 }
             };
+            let step = Step::ClaimMade { at: tx.now };
+            boots::advance(tx, &[Move { system_id: &system_id, token: None, step }])?;
             claims::close_for_node(tx, &system_id)?;
             let expires_at = tx.now.checked_add(wanted.ttl).unwrap_or(Timestamp::MAX);
             let format = wanted.format.name();
@@ -171,6 +177,8 @@ async fn fetch_from(app: &App, secret: &ClaimSecret, source: IpAddr) -> Result<C
             let token = tokens::find_accepted(tx.conn, claim.token_id, tx.now)?;
             let token = token.ok_or_else(|| gone("claim_token_ended"))?;
             if claims::update_fetched(tx, &hash, &bound_to)? {
+                let (system_id, step) = (&claim.system_id, Step::PreseedFetched { at: tx.now });
+                boots::advance(tx, &[Move { system_id, token: Some(token.id), step }])?;
                 return Ok::<_, Refusal>(token);
             }
             // Somebody came in between.

@@ -26,7 +26,7 @@ pub const NO_SUCH_TOKEN: Failure = Failure::NotFound("there is no such token");
 const LIFE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Unknown user, wrong password, disabled, no such project, nothing in it: one answer.
-const REFUSED: Failure = Failure::Unauthenticated("the login is refused");
+pub const REFUSED: Failure = Failure::Unauthenticated("the login is refused");
 
 /// Which user logs in.
 pub enum Who {

@@ -33,7 +33,7 @@ use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
 use crate::live::policy::PolicySource;
 use crate::live::strangers::Strangers;
-use crate::live::{Learnt, Nonces, Pace};
+use crate::live::{Learnt, Nonces, Observed, Pace};
 use crate::store::columns::Id;
 use crate::store::{self, Db, DbError};
 
@@ -54,6 +54,8 @@ pub struct App {
     pub nobody: Nobody,
     pub nonces: Nonces,
     pub learnt: Learnt,
+    /// What this process has seen of nodes' signatures, for `explain`.
+    pub observed: Observed,
     /// Events on their way to the disk.
     pub reports: reports::Reports,
     /// How fast each node asks.
@@ -164,7 +166,7 @@ pub enum Failure {
     PreconditionFailed(&'static str),
     #[error("{0}")]
     PreconditionRequired(&'static str),
-    /// Nobody is recognised; why, for the log.
+    /// Nobody is recognised, in words that are the same whatever was wrong.
     #[error("{0}")]
     Unauthenticated(&'static str),
     /// Too many tries; the next is looked at after so many seconds.

@@ -6,11 +6,13 @@ use sha2::{Digest, Sha256};
 use super::contents::{self, Checked};
 use super::{App, Failure, NO_SUCH_NODE, Problem, audit};
 use crate::domain::audit::Object;
+use crate::domain::boot::Step;
 use crate::domain::credentials::EndedBy;
 use crate::domain::identity::{By, id_text};
 use crate::domain::metadata::ContentKind;
 use crate::domain::node::{NewNode, Node, NodeChange, SystemId};
 use crate::domain::policy::Action;
+use crate::store::boots::{self, Move};
 use crate::store::columns::Id;
 use crate::store::{DbConnection, Tx, blobs, is_unique_violation, nodes, tokens};
 
@@ -36,7 +38,7 @@ pub async fn add(app: &App, by: &By, project: Id, new: NewNode) -> Result<Node, 
             for id in ids {
                 match insert(tx, project, &id, &new)? {
                     None => {
-                        let node = nodes::find(tx.conn, project, id.as_str())?;
+                        let node = nodes::find(tx.conn, project, id.as_str(), tx.now)?;
                         let node = node.ok_or(NO_SUCH_NODE)?;
                         let detail = json!({"project": id_text(project.0)});
                         let object = Object::Node(id.to_string());
@@ -123,7 +125,7 @@ pub async fn import(
                         store_contents(tx, &id, &line)?;
                         created.push(id);
                     }
-                    Some(_) if is_there(tx.conn, project, &line)? => imported.unchanged += 1,
+                    Some(_) if is_there(tx, project, &line)? => imported.unchanged += 1,
                     Some(taken) => problems.push(Problem::line(line.line, taken)),
                 }
             }
@@ -151,11 +153,12 @@ fn store_contents(tx: &mut Tx, id: &SystemId, line: &ImportLine) -> Result<(), F
     Ok(())
 }
 
-fn is_there(conn: &mut DbConnection, project: Id, line: &ImportLine) -> Result<bool, Failure> {
+fn is_there(tx: &mut Tx, project: Id, line: &ImportLine) -> Result<bool, Failure> {
+    let (conn, now) = (&mut *tx.conn, tx.now);
     // A line that leaves the system id to us is known again by its hostname.
     let there = match &line.node.system_id {
-        Some(id) => nodes::find(conn, project, id.as_str())?,
-        None => nodes::find_by_hostname(conn, project, &line.node.hostname)?,
+        Some(id) => nodes::find(conn, project, id.as_str(), now)?,
+        None => nodes::find_by_hostname(conn, project, &line.node.hostname, now)?,
     };
     let Some(there) = there else { return Ok(false) };
     let id = &there.system_id;
@@ -207,7 +210,7 @@ pub async fn change(
                 return Err(NO_SUCH_NODE);
             }
             let id = SystemId::parse(&system_id).map_err(|_| NO_SUCH_NODE)?;
-            let before = nodes::find(tx.conn, project, &system_id)?.ok_or(NO_SUCH_NODE)?;
+            let before = nodes::find(tx.conn, project, &system_id, tx.now)?.ok_or(NO_SUCH_NODE)?;
             if to.is_some_and(|to| to != project) {
                 tokens::end_for_node(tx, &system_id, EndedBy::Project)?;
             }
@@ -218,7 +221,7 @@ pub async fn change(
                 changed => changed?,
             }
             let into = to.unwrap_or(project);
-            let node = nodes::find(tx.conn, into, &system_id)?.ok_or(NO_SUCH_NODE)?;
+            let node = nodes::find(tx.conn, into, &system_id, tx.now)?.ok_or(NO_SUCH_NODE)?;
             if node != before {
                 let detail = json!({
                     "fields": node.differs_in(&before),
@@ -275,7 +278,9 @@ pub async fn reprovision(
             }
             let ended = tokens::end_for_node(tx, &system_id, EndedBy::Reprovision)?;
             nodes::update_reprovisioned(tx, &system_id)?;
-            let node = nodes::find(tx.conn, project, &system_id)?.ok_or(NO_SUCH_NODE)?;
+            let step = Step::Reprovisioned { at: tx.now };
+            boots::advance(tx, &[Move { system_id: &system_id, token: None, step }])?;
+            let node = nodes::find(tx.conn, project, &system_id, tx.now)?.ok_or(NO_SUCH_NODE)?;
             let detail = json!({
                 "project": id_text(project.0),
                 "instance_id": node.instance_id,

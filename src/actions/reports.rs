@@ -16,7 +16,7 @@ use crate::domain::report::{EventType, Report};
 use crate::live::PAST;
 use crate::store::columns::Id;
 use crate::store::events::{self, Appended, NewEvent};
-use crate::store::{DbError, Tx, nodes, nonces, tokens};
+use crate::store::{DbError, Tx, boots, nodes, nonces, tokens};
 
 /// Events that wait to be written, of each of the two lanes.
 const MOST_WAITING: usize = 4096;
@@ -287,7 +287,23 @@ async fn append(
     news: Arc<Vec<NewEvent>>,
     which: std::ops::Range<usize>,
 ) -> Result<Vec<Appended>, DbError> {
-    app.db.write("store events", move |tx| Ok(events::append(tx, &news[which])?)).await
+    // What the nodes read before they reported goes with it, and before it.
+    let tokens = news[which.clone()].iter().map(|new| new.token).collect();
+    let learnt = app.learnt.take_of(&tokens);
+    let taught = learnt.clone();
+    let appended = app
+        .db
+        .write("store events", move |tx| {
+            let nodes = &news[which.clone()];
+            events::hold(tx, nodes)?;
+            boots::learn(tx, &taught)?;
+            Ok::<_, DbError>(events::append(tx, &news[which])?)
+        })
+        .await;
+    if appended.is_err() {
+        app.learnt.put_back(learnt);
+    }
+    appended
 }
 
 fn outcome(appended: Appended) -> Result<(), Unstored> {

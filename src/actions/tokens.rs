@@ -9,10 +9,12 @@ use serde_json::json;
 
 use super::{App, Failure, NO_SUCH_NODE, audit};
 use crate::domain::audit::Object;
+use crate::domain::boot::Step;
 use crate::domain::credentials::{Credentials, EndedBy, IssuedToken, TokenKey};
 use crate::domain::cull::parse_duration;
 use crate::domain::identity::{By, id_text};
 use crate::domain::policy::Action;
+use crate::store::boots::{self, Move};
 use crate::store::columns::Id;
 use crate::store::{nodes, tokens};
 
@@ -121,6 +123,7 @@ async fn make(
 ) -> Result<Vec<tokens::Live>, Failure> {
     let auditor = app.auditor(by);
     let fresh: Vec<tokens::Live> = missing.iter().map(|id| fresh(app, id.clone())).collect();
+    let step = Step::TokenChanged { at: app.clock.now() };
     app.db
         .write("get token", move |tx| {
             // The rows are held, so the loser of a race finds the winner's token here; the unique
@@ -135,6 +138,11 @@ async fn make(
                     live.push(made);
                 }
             }
+            let moves: Vec<Move> = live[first..]
+                .iter()
+                .map(|made| Move { system_id: &made.system_id, token: None, step })
+                .collect();
+            boots::advance(tx, &moves)?;
             let detail = match (&object, &live[first..]) {
                 (_, []) => return Ok(live),
                 (Object::Node(_), [made]) => json!({
@@ -235,6 +243,11 @@ pub async fn reissue(
             }
             if !is_under_way {
                 tokens::insert(tx, &given)?;
+            }
+            if retiring.is_none() {
+                // The old one serves on otherwise, whatever the machine is about.
+                let step = Step::TokenChanged { at: tx.now };
+                boots::advance(tx, &[Move { system_id: &given.system_id, token: None, step }])?;
             }
             let detail = json!({
                 "project": id_text(project.0),

@@ -4,6 +4,7 @@
 mod audit;
 mod auth;
 mod bench;
+mod boots;
 mod contents;
 mod events;
 mod identity;
@@ -126,6 +127,12 @@ enum Command {
     /// Who may do what where
     #[command(subcommand)]
     Role(identity::Role),
+    /// Tell how a node came to where it is: what it was served, what it reported, and why it failed
+    Timeline(boots::OfNode),
+    /// List the nodes that are claimed, contacted, booting or failed and get no further
+    Stuck(boots::Stuck),
+    /// Say why a node is refused: its state, its token, the last refusals, its clock
+    Explain(boots::OfNode),
     /// Who changed what, and who was refused
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -162,6 +169,9 @@ pub fn run() -> anyhow::Result<()> {
         Command::User(command) => identity::user(&common, command),
         Command::Project(command) => identity::project(&common, command),
         Command::Role(command) => identity::role(&common, command),
+        Command::Timeline(of) => boots::timeline(&common, &of),
+        Command::Stuck(command) => boots::stuck(&common, &command),
+        Command::Explain(of) => boots::explain(&common, &of),
         Command::Audit(command) => audit::run(&common, command),
         Command::Policy(command) => policy::run(&common, command),
         Command::Bench(command) => bench::run(&common, command),

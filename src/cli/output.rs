@@ -50,6 +50,11 @@ pub fn line(value: &Value) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{value}")?)
 }
 
+/// A line for people.
+pub fn text(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{}", plain(line))?)
+}
+
 /// Bytes as they are.
 pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout();

@@ -83,7 +83,7 @@ pub fn run(common: &Common, command: Policy) -> anyhow::Result<()> {
         }
         Policy::Eval { file } => {
             let text = String::from_utf8(read_file(&file)?).context("policy eval: not UTF-8")?;
-            let results = eval_cases(&text).map_err(anyhow::Error::msg)?;
+            let results = eval_cases(&text).map_err(anyhow::Error::msg).context("policy eval")?;
             let items = results.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
             output::list(common.output, &["id", "load", "allow", "why"], &items)
         }

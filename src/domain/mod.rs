@@ -1,6 +1,7 @@
 //! The nouns of the service and their pure rules: no I/O, no clock, no log.
 
 pub mod audit;
+pub mod boot;
 pub mod claim;
 pub mod content;
 pub mod credentials;

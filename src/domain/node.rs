@@ -171,28 +171,57 @@ pub fn check_label(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// How far a node has come. Reports will carry it on from here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+/// How far a node has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BootState {
-    /// No token.
+    /// No token, and nothing else.
     New,
     /// A token was made and has not been used.
     Issued,
-    /// The token has been used.
+    /// A claim was made, or its preseed fetched.
+    Claimed,
+    /// The node has read something.
     Contacted,
+    /// It reports.
+    Booting,
+    /// It has what is its own, and ran it.
+    Ready,
+    Failed,
 }
 
 impl BootState {
+    pub const ALL: [BootState; 7] = [
+        BootState::New,
+        BootState::Issued,
+        BootState::Claimed,
+        BootState::Contacted,
+        BootState::Booting,
+        BootState::Ready,
+        BootState::Failed,
+    ];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BootState::New => "new",
+            BootState::Issued => "issued",
+            BootState::Claimed => "claimed",
+            BootState::Contacted => "contacted",
+            BootState::Booting => "booting",
+            BootState::Ready => "ready",
+            BootState::Failed => "failed",
+        }
+    }
+
     /// # Errors
     /// A sentence that lists the states.
     pub fn parse(text: &str) -> Result<BootState, String> {
-        match text {
-            "new" => Ok(BootState::New),
-            "issued" => Ok(BootState::Issued),
-            "contacted" => Ok(BootState::Contacted),
-            _ => Err("a boot state is one of new, issued, contacted".into()),
-        }
+        let known = BootState::ALL.into_iter().find(|state| state.as_str() == text);
+        known.ok_or_else(|| {
+            let names = BootState::ALL.map(BootState::as_str).join(", ");
+            format!("a boot state is one of {names}")
+        })
     }
 }
 

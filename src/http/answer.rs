@@ -8,10 +8,10 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Uri;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage, HttpRequest, web};
+use actix_web::{HttpMessage, HttpRequest, ResponseError as _, web};
 
 use super::Shared;
-use super::error::{KeystoneBody, Reason};
+use super::error::{HttpError, KeystoneBody, Reason};
 use crate::actions::App;
 use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
@@ -67,6 +67,12 @@ fn drop_trailing_slash(request: &mut ServiceRequest) {
     request.head_mut().uri = uri;
 }
 
+/// What the headers of a request weigh on the wire.
+#[must_use]
+pub fn header_bytes(request: &HttpRequest) -> usize {
+    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
 /// Takes away every header that claims an identity, however it is spelt.
 pub fn strip_identity(headers: &mut header::HeaderMap) {
     let claims = |name: &HeaderName| {
@@ -111,13 +117,20 @@ pub async fn around(
     let id = id.unwrap_or_default();
     let method = request.method().as_str().to_owned();
     let peer = peer(request.request());
+    let limits = request.app_data::<web::Data<Shared>>().map(|shared| &shared.app.limits);
+    let is_too_long =
+        limits.is_some_and(|limits| header_bytes(request.request()) > limits.header_bytes);
     request.extensions_mut().insert(RequestId(id.clone()));
     strip_identity(request.headers_mut());
     let is_keystone = request.path().starts_with("/v2.0/");
     if is_keystone {
         drop_trailing_slash(&mut request);
     }
-    let mut response = next.call(request).await?.map_into_boxed_body();
+    let mut response = if is_too_long {
+        request.into_response(HttpError::headers_too_long().error_response())
+    } else {
+        next.call(request).await?.map_into_boxed_body()
+    };
     let keystone = response.response().extensions().get::<KeystoneBody>().map(|b| b.0.clone());
     if let Some(body) = keystone.filter(|_| is_keystone) {
         response = response.map_body(|head, _| {

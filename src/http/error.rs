@@ -103,6 +103,12 @@ impl HttpError {
     }
 
     #[must_use]
+    pub fn headers_too_long() -> HttpError {
+        let detail = "the headers are longer than this server takes";
+        HttpError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+    }
+
+    #[must_use]
     pub fn media_type(wanted: &str) -> HttpError {
         HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {wanted}"))
     }
@@ -151,7 +157,7 @@ impl From<Failure> for HttpError {
             Failure::PreconditionRequired(why) => {
                 HttpError::new(StatusCode::PRECONDITION_REQUIRED, why)
             }
-            Failure::Unauthenticated(_) => HttpError { reason, ..HttpError::unauthenticated() },
+            Failure::Unauthenticated(what) => HttpError::new(StatusCode::UNAUTHORIZED, what),
             Failure::Throttled(seconds) => HttpError::too_many(seconds),
             // Our trouble. What exactly is the log's business.
             Failure::Store(_) => HttpError {

@@ -9,6 +9,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use super::error::HttpError;
 use crate::actions::{Failure, NO_SUCH_NODE};
 use crate::domain::identity::{By, Caller};
+use crate::domain::policy::Target;
 use crate::store::columns::Id;
 
 /// Who is at the other end of the admin socket, as the kernel says; kept with the connection.
@@ -25,6 +26,8 @@ pub struct Allowed {
     pub named: Option<String>,
     /// The same, if the project has it.
     pub system_id: Option<String>,
+    /// What policy was told of that.
+    pub target: Target,
 }
 
 /// Somebody who may do what the route is for.
@@ -53,6 +56,8 @@ pub struct OnNode {
     project: Option<Id>,
     named: Option<String>,
     system_id: Option<String>,
+    /// For what policy is to be asked beyond the route's own action.
+    pub target: Target,
 }
 
 impl OnNode {
@@ -97,4 +102,5 @@ proof!(OnNode, allowed => OnNode {
     project: allowed.project,
     named: allowed.named,
     system_id: allowed.system_id,
+    target: allowed.target,
 });

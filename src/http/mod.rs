@@ -59,7 +59,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
 /// Every route of the operator plane.
 #[must_use]
 pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
-    use operator::{audit, contents, events, identity, nodes, policy, preseeds, tokens};
+    use operator::{audit, boots, contents, events, identity, nodes, policy, preseeds, tokens};
     const NOTHING: Takes = Takes::Nothing;
     vec![
         (
@@ -130,6 +130,12 @@ pub fn operator_routes() -> Vec<(&'static str, Vec<Operation>)> {
             "/v1/{project}/nodes/{system_id}/events/{event}/files/{ordinal}",
             vec![get(Action::EventList, events::show_file)],
         ),
+        (
+            "/v1/{project}/nodes/{system_id}/timeline",
+            vec![get(Action::TimelineShow, boots::timeline)],
+        ),
+        ("/v1/{project}/nodes/{system_id}/explain", vec![get(Action::NodeExplain, boots::explain)]),
+        ("/v1/stuck", vec![get(Action::StuckList, boots::stuck)]),
         ("/v1/events", vec![get(Action::EventListAll, events::list_all)]),
         ("/v1/{project}/tokens", vec![post(Action::TokenGet, Takes::SystemIds, tokens::get_many)]),
         ("/v1/openapi.json", vec![Operation::open(&Method::GET, NOTHING, operator::openapi::show)]),

@@ -71,7 +71,8 @@ fn tell(source: Option<IpAddr>, known: &mut Source, now: Timestamp) -> Refusals 
 }
 
 /// One machine has as many IPv6 addresses as it likes, all in its network.
-fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
         v4 @ IpAddr::V4(_) => v4,

@@ -45,16 +45,16 @@ pub fn find_newest(
     Ok(row.map(version))
 }
 
-/// The bytes of the newest version; `None` when there is none or it was cleared.
+/// The bytes of the newest version and their SHA-256; `None` when there is none or it was cleared.
 pub fn find_bytes(
     conn: &mut DbConnection,
     system_id: &str,
     kind: ContentKind,
-) -> QueryResult<Option<Vec<u8>>> {
-    let newest: Option<Option<Vec<u8>>> = versions!(system_id, kind)
+) -> QueryResult<Option<(Vec<u8>, Vec<u8>)>> {
+    let newest: Option<Option<(Vec<u8>, Vec<u8>)>> = versions!(system_id, kind)
         .left_join(blobs_table::table)
         .order(contents::version.desc())
-        .select(blobs_table::bytes.nullable())
+        .select((blobs_table::bytes, blobs_table::sha256).nullable())
         .first(conn)
         .optional()?;
     Ok(newest.flatten())

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::boots::{self, Move};
 use super::columns::{Id, Micros};
 use super::nonces::{self, WriteNonce};
 use super::schema::{blobs as blobs_table, event_files, events, node_keys, nodes as nodes_table};
 use super::{DbConnection, Tx, blobs, claims, nodes};
+use crate::domain::boot::{Said, Step};
 use crate::domain::report::{Outcome, Report, Stamp};
 
 /// An event that is to be stored.
@@ -38,14 +40,21 @@ pub enum Appended {
     Replayed,
 }
 
-/// Stores a batch of events, each on its own merits, and says what became of each.
+/// Holds the rows of the nodes of a batch: whoever ends a token holds its node's too, so that what
+/// is live now stays so until the commit.
+pub fn hold(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<()> {
+    nodes::hold(tx, &distinct(batch))
+}
+
+fn distinct(batch: &[NewEvent]) -> Vec<&str> {
+    let distinct: BTreeSet<&str> = batch.iter().map(|new| new.system_id.as_str()).collect();
+    distinct.into_iter().collect()
+}
+
+/// Stores a batch of events, each on its own merits, and says what became of each. Its nodes must
+/// be held ([`hold`]).
 pub fn append(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<Vec<Appended>> {
-    let system_ids: Vec<&str> = {
-        let distinct: BTreeSet<&str> = batch.iter().map(|new| new.system_id.as_str()).collect();
-        distinct.into_iter().collect()
-    };
-    // Whoever ends a token holds its node's row: what is live now stays so until the commit.
-    nodes::hold(tx, &system_ids)?;
+    let system_ids = distinct(batch);
     let tokens: HashSet<Id> = batch.iter().map(|new| new.token).collect();
     let live: HashSet<(Id, String)> = node_keys::table
         .filter(node_keys::token_id.eq_any(tokens))
@@ -54,7 +63,20 @@ pub fn append(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<Vec<Appended>> {
         .into_iter()
         .collect();
     let mut last = find_last(tx, &system_ids)?;
-    batch.iter().map(|new| append_one(tx, new, &live, &mut last)).collect()
+    let appended: Vec<Appended> = batch
+        .iter()
+        .map(|new| append_one(tx, new, &live, &mut last))
+        .collect::<QueryResult<_>>()?;
+    let stored = batch.iter().zip(&appended).filter(|(_, became)| **became == Appended::Stored);
+    let moves: Vec<Move> = stored
+        .map(|(new, _)| Move {
+            system_id: &new.system_id,
+            token: Some(new.token),
+            step: Step::Reported { said: Said::of(&new.report), received_at: new.received_at },
+        })
+        .collect();
+    boots::advance(tx, &moves)?;
+    Ok(appended)
 }
 
 fn append_one<'b>(
@@ -81,7 +103,6 @@ fn append_one<'b>(
         insert_file(tx, Id(id), ordinal, &file.path, file.content.as_deref())?;
     }
     claims::close_for_progress(tx, &new.system_id, new.token, &new.report.name)?;
-    // The node's boot state moves here, with what it is told.
     Ok(Appended::Stored)
 }
 

@@ -12,6 +12,7 @@ macro_rules! on_either {
 
 pub mod audit;
 pub mod blobs;
+pub mod boots;
 pub mod claims;
 pub mod columns;
 pub mod contents;

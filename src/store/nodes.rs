@@ -1,17 +1,31 @@
 //! Nodes and their labels.
 
+use std::collections::HashSet;
+
 use diesel::prelude::*;
 use diesel::result::OptionalEmptyChangesetExtension;
+use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
-use super::schema::{node_keys, node_labels, nodes, projects, tokens};
+use super::schema::{boots, node_keys, node_labels, nodes, projects};
 use super::{DbConnection, Tx};
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, Node, NodeChange, SshKey, SystemId, instance_id,
 };
 
-type Row =
-    (String, String, String, String, String, bool, i32, Micros, String, Option<Id>, Option<Micros>);
+type Row = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    bool,
+    i32,
+    Micros,
+    String,
+    Option<Id>,
+    Option<(String, Option<Micros>)>,
+);
 
 macro_rules! rows {
     () => {
@@ -21,7 +35,7 @@ macro_rules! rows {
                 node_keys::table
                     .on(node_keys::system_id.eq(nodes::system_id).and(node_keys::state.eq("live"))),
             )
-            .left_join(tokens::table.on(tokens::id.nullable().eq(node_keys::token_id.nullable())))
+            .left_join(boots::table)
             .select((
                 nodes::system_id,
                 nodes::hostname,
@@ -33,12 +47,12 @@ macro_rules! rows {
                 nodes::created_at,
                 projects::name,
                 node_keys::token_id.nullable(),
-                tokens::last_used_at.nullable(),
+                (boots::state, boots::fails_at).nullable(),
             ))
     };
 }
 
-fn node(row: Row) -> QueryResult<Node> {
+fn node(row: Row, now: Timestamp) -> QueryResult<Node> {
     let (
         system_id,
         hostname,
@@ -50,7 +64,7 @@ fn node(row: Row) -> QueryResult<Node> {
         created_at,
         project,
         token,
-        used,
+        boot,
     ) = row;
     let system_id = SystemId::parse(&system_id).map_err(broken)?;
     Ok(Node {
@@ -62,11 +76,7 @@ fn node(row: Row) -> QueryResult<Node> {
         labels: Labels::parse(json(&labels)?).map_err(broken)?,
         project,
         netboot,
-        boot_state: match (token, used) {
-            (None, _) => BootState::New,
-            (Some(_), None) => BootState::Issued,
-            (Some(_), Some(_)) => BootState::Contacted,
-        },
+        boot_state: super::boots::state(token.is_some(), boot, now)?,
         created_at: created_at.into(),
     })
 }
@@ -93,13 +103,19 @@ fn text<T: serde::Serialize>(value: &T) -> QueryResult<String> {
     serde_json::to_string(value).map_err(|e| diesel::result::Error::SerializationError(e.into()))
 }
 
-pub fn find(conn: &mut DbConnection, project: Id, system_id: &str) -> QueryResult<Option<Node>> {
+/// A node as it is at `now`: its boot state may change with the clock alone.
+pub fn find(
+    conn: &mut DbConnection,
+    project: Id,
+    system_id: &str,
+    now: Timestamp,
+) -> QueryResult<Option<Node>> {
     rows!()
         .filter(nodes::system_id.eq(system_id))
         .filter(nodes::project_id.eq(project))
         .first::<Row>(conn)
         .optional()?
-        .map(node)
+        .map(|row| node(row, now))
         .transpose()
 }
 
@@ -108,13 +124,14 @@ pub fn find_by_hostname(
     conn: &mut DbConnection,
     project: Id,
     hostname: &Hostname,
+    now: Timestamp,
 ) -> QueryResult<Option<Node>> {
     rows!()
         .filter(nodes::hostname_folded.eq(hostname.folded()))
         .filter(nodes::project_id.eq(project))
         .first::<Row>(conn)
         .optional()?
-        .map(node)
+        .map(|row| node(row, now))
         .transpose()
 }
 
@@ -168,6 +185,7 @@ pub fn list(
     filter: &Filter,
     after: &str,
     limit: i64,
+    now: Timestamp,
 ) -> QueryResult<Vec<Node>> {
     let mut query = rows!()
         .filter(nodes::project_id.eq(project))
@@ -181,15 +199,21 @@ pub fn list(
             .select(node_labels::system_id);
         query = query.filter(nodes::system_id.eq_any(labelled));
     }
+    let late =
+        boots::fails_at.is_not_null().and(boots::fails_at.le(Micros::from(now)).assume_not_null());
+    let unmoved = boots::state.is_null().or(boots::state.eq("issued").assume_not_null());
     query = match filter.state {
         None => query,
-        Some(BootState::New) => query.filter(node_keys::token_id.is_null()),
-        Some(BootState::Issued) => {
-            query.filter(node_keys::token_id.is_not_null()).filter(tokens::last_used_at.is_null())
+        Some(BootState::New) => query.filter(node_keys::token_id.is_null()).filter(unmoved),
+        Some(BootState::Issued) => query.filter(node_keys::token_id.is_not_null()).filter(unmoved),
+        Some(BootState::Failed) => {
+            query.filter(boots::state.eq("failed").assume_not_null().or(late))
         }
-        Some(BootState::Contacted) => query.filter(tokens::last_used_at.is_not_null()),
+        Some(state) => query
+            .filter(boots::state.eq(state.as_str()).assume_not_null())
+            .filter(diesel::dsl::not(late)),
     };
-    query.load::<Row>(conn)?.into_iter().map(node).collect()
+    query.load::<Row>(conn)?.into_iter().map(|row| node(row, now)).collect()
 }
 
 /// Those of these nodes that are in the project.
@@ -233,6 +257,12 @@ pub fn hold(tx: &mut Tx, system_ids: &[&str]) -> QueryResult<()> {
             .load::<String>(conn)
             .map(drop),
     }
+}
+
+/// Those of these nodes that there are, whatever their project.
+pub fn list_there(conn: &mut DbConnection, system_ids: &[&str]) -> QueryResult<HashSet<String>> {
+    let there = nodes::table.filter(nodes::system_id.eq_any(system_ids)).select(nodes::system_id);
+    Ok(there.load(conn)?.into_iter().collect())
 }
 
 /// The node is to be installed anew: it gets another instance-id.

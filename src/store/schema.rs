@@ -120,6 +120,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    boots (system_id) {
+        system_id -> Text,
+        fold -> Text,
+        state -> Text,
+        stage -> Text,
+        since -> BigInt,
+        fails_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
     audit (seq) {
         seq -> BigInt,
         at -> BigInt,
@@ -204,6 +215,7 @@ diesel::joinable!(tokens -> consumers (id));
 diesel::joinable!(node_keys -> tokens (token_id));
 diesel::joinable!(node_keys -> nodes (system_id));
 diesel::joinable!(contents -> blobs (sha256));
+diesel::joinable!(boots -> nodes (system_id));
 diesel::joinable!(events -> nodes (system_id));
 diesel::joinable!(event_files -> events (event_id));
 diesel::joinable!(event_files -> blobs (sha256));
@@ -219,6 +231,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     node_keys,
     blobs,
     contents,
+    boots,
     events,
     event_files,
     node_nonces

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
-use super::schema::{consumers, node_keys, nodes, tokens};
+use super::schema::{boots, consumers, node_keys, nodes, tokens};
 use super::{DbConnection, Tx, claims};
 use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
 use crate::domain::cull::Staleness;
@@ -25,6 +25,8 @@ pub struct Known {
     ended: bool,
     /// When a superseded token's time is up.
     retires_at: Option<Timestamp>,
+    /// The node it was made for, which may be gone.
+    pub made_for: Option<String>,
     /// The node it speaks for. A token that has not ended and has none belongs to no node.
     pub node: Option<NodeRow>,
 }
@@ -64,6 +66,7 @@ macro_rules! by_key {
                 tokens::last_used_at,
                 tokens::ended_at,
                 node_keys::retires_at.nullable(),
+                tokens::made_for,
                 (nodes::system_id, nodes::hostname, nodes::ssh_keys, nodes::reprovisions)
                     .nullable(),
             ))
@@ -72,16 +75,25 @@ macro_rules! by_key {
 
 /// `get_node_for_key`, and what it takes to believe the key.
 pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Option<Known>> {
-    type Row =
-        (Id, String, Vec<u8>, Option<Micros>, Option<Micros>, Option<Micros>, Option<NodeRow>);
+    type Row = (
+        Id,
+        String,
+        Vec<u8>,
+        Option<Micros>,
+        Option<Micros>,
+        Option<Micros>,
+        Option<String>,
+        Option<NodeRow>,
+    );
     let row: Option<Row> = by_key!(key.as_str()).get_result(conn).optional()?;
-    Ok(row.map(|(id, consumer_key, sealed_secret, last_used_at, ended_at, retires_at, node)| {
+    Ok(row.map(|(id, consumer_key, sealed_secret, used, ended_at, retires_at, made_for, node)| {
         Known {
             id,
+            made_for,
             consumer_key: ConsumerKey::trusted(consumer_key),
             token_key: key.clone(),
             sealed_secret,
-            last_used_at: last_used_at.map(Timestamp::from),
+            last_used_at: used.map(Timestamp::from),
             ended: ended_at.is_some(),
             retires_at: retires_at.map(Timestamp::from),
             node,
@@ -367,6 +379,7 @@ pub fn count_live(conn: &mut DbConnection) -> QueryResult<i64> {
 pub struct StaleBefore {
     made: Option<Micros>,
     used: Option<Micros>,
+    now: Micros,
 }
 
 impl StaleBefore {
@@ -376,7 +389,11 @@ impl StaleBefore {
             // Longer ago than there is time: nothing is that old.
             Micros::from(now.checked_sub(age).unwrap_or(Timestamp::MIN))
         };
-        StaleBefore { made: rule.unused_for.map(before), used: rule.idle_for.map(before) }
+        StaleBefore {
+            made: rule.unused_for.map(before),
+            used: rule.idle_for.map(before),
+            now: now.into(),
+        }
     }
 }
 
@@ -388,7 +405,16 @@ macro_rules! is_stale {
             .is_null()
             .and(tokens::created_at.lt($before.made.unwrap_or(never)));
         let idle = tokens::last_used_at.lt($before.used.unwrap_or(never)).assume_not_null();
-        tokens::ended_at.is_null().and(unused.or(tokens::last_used_at.is_not_null().and(idle)))
+        // Nodes on their way are passed over; one whose deadline has passed has failed.
+        let late =
+            boots::fails_at.is_not_null().and(boots::fails_at.le($before.now).assume_not_null());
+        let on_their_way = boots::table
+            .filter(boots::state.eq_any(["claimed", "contacted", "booting"]))
+            .filter(diesel::dsl::not(late))
+            .select(boots::system_id);
+        tokens::ended_at.is_null().and(unused.or(tokens::last_used_at.is_not_null().and(idle))).and(
+            tokens::made_for.is_null().or(tokens::made_for.assume_not_null().ne_all(on_their_way)),
+        )
     }};
 }
 
@@ -411,6 +437,12 @@ pub fn list_stale(
 
 /// Ends those of these tokens that are still stale now, and says which they were.
 pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Vec<Id>> {
+    // Held, so that a node that begins to boot now waits or is seen.
+    let held: Vec<String> = node_keys::table
+        .filter(node_keys::token_id.eq_any(ids))
+        .select(node_keys::system_id)
+        .load(tx.conn)?;
+    super::nodes::hold(tx, &held.iter().map(String::as_str).collect::<Vec<_>>())?;
     // The rule stands in the statement that ends them: a token used since it was listed stays.
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(is_stale!(before)))
         .set((

@@ -41,9 +41,9 @@ pub fn find_by_name(conn: &mut DbConnection, name: &Name) -> QueryResult<Option<
     rows!().filter(users::name_folded.eq(name.folded())).first(conn).optional()
 }
 
-/// The argon2id hash of a user's password, if the user has one.
+/// The argon2id hash of a user's password, if there is such a user and it has one.
 pub fn find_password_hash(conn: &mut DbConnection, id: Id) -> QueryResult<Option<String>> {
-    users::table.find(id).select(users::password_hash).first(conn)
+    users::table.find(id).select(users::password_hash).first(conn).optional().map(Option::flatten)
 }
 
 /// All of them by name.

@@ -38,6 +38,8 @@ const CLAIMS: &str = "/v1/{project}/nodes/{system_id}/claims";
 const REPROVISION: &str = "/v1/{project}/nodes/{system_id}/reprovision";
 const EVENTS: &str = "/v1/{project}/nodes/{system_id}/events";
 const EVENT_FILE: &str = "/v1/{project}/nodes/{system_id}/events/{event}/files/{ordinal}";
+const TIMELINE: &str = "/v1/{project}/nodes/{system_id}/timeline";
+const EXPLAIN: &str = "/v1/{project}/nodes/{system_id}/explain";
 const TOKENS: &str = "/v1/{project}/tokens";
 const USERS: &str = "/v2.0/users";
 const USER: &str = "/v2.0/users/{user}";
@@ -65,6 +67,9 @@ pub const CASES: &[Case] = &[
     case("GET", EVENTS, "", 200),
     case("GET", EVENT_FILE, "", 404),
     case("GET", "/v1/events", "", 200),
+    case("GET", TIMELINE, "", 200),
+    case("GET", EXPLAIN, "", 200),
+    case("GET", "/v1/stuck", "", 200),
     case("POST", TOKEN, "", 200),
     case("GET", TOKEN, "", 200),
     Case { content_type: "application/x-ndjson", ..case("POST", TOKENS, "\"n1\"\n", 200) },

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nodeinit::actions;
+use nodeinit::store::{boots, nodes};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -429,6 +430,258 @@ fn over_any_history_a_cull_takes_what_a_simple_model_takes() {
         Ok(())
     });
     checked.unwrap();
+}
+
+/// What a node does on its way, and what is done to it.
+#[derive(Clone, Debug)]
+enum Turn {
+    Get(usize),
+    /// The first read alone: after 120 s the node has failed.
+    Knock(usize),
+    ReadAll(usize),
+    Boot(usize),
+    Finish(usize),
+    Fail(usize),
+    Claim(usize),
+    Revoke(usize),
+    Wait(i64),
+    Cull {
+        unused: Option<i64>,
+        idle: Option<i64>,
+        force: bool,
+    },
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let node = || 0..4_usize;
+    let rule = || proptest::option::of(prop_oneof![Just(2_i64), Just(10)]);
+    prop_oneof![
+        4 => node().prop_map(Turn::Get),
+        1 => node().prop_map(Turn::Knock),
+        2 => node().prop_map(Turn::ReadAll),
+        2 => node().prop_map(Turn::Boot),
+        2 => node().prop_map(Turn::Finish),
+        1 => node().prop_map(Turn::Fail),
+        1 => node().prop_map(Turn::Claim),
+        1 => node().prop_map(Turn::Revoke),
+        4 => prop_oneof![Just(1_i64), Just(5), Just(24)].prop_map(Turn::Wait),
+        3 => (rule(), rule(), any::<bool>())
+            .prop_filter("a rule", |(unused, idle, _)| unused.is_some() || idle.is_some())
+            .prop_map(|(unused, idle, force)| Turn::Cull { unused, idle, force }),
+    ]
+}
+
+/// What we believe of a node: how far it has come, and its token.
+struct Way {
+    state: &'static str,
+    /// Its user-data was served to its token.
+    served: bool,
+    /// Its first read was, and no other.
+    knocked: Option<i64>,
+    token: Option<(Node, Belief)>,
+}
+
+impl Way {
+    fn state_at(&self, now: i64) -> &'static str {
+        let late = self.knocked.is_some_and(|at| now >= at + 120);
+        if self.state == "contacted" && !self.served && late { "failed" } else { self.state }
+    }
+}
+
+/// Reports that a stage starts, or how it ended; the status of the answer.
+fn report(node: &Node, name: &str, result: &str, at: i64) -> u16 {
+    let kind = if result.is_empty() { "start" } else { "finish" };
+    let mut event = json!({"name": name, "event_type": kind, "origin": "cloudinit",
+        "description": "d", "timestamp": at});
+    if !result.is_empty() {
+        event["result"] = result.into();
+    }
+    let path = format!("/status/{}", node.system_id);
+    let authorization = node.header();
+    let headers = [("Authorization", authorization.as_str())];
+    node.send("POST", &path, &headers, event.to_string().as_bytes()).status
+}
+
+/// Hours.
+#[derive(Clone, Copy)]
+struct Rule {
+    unused: Option<i64>,
+    idle: Option<i64>,
+    force: bool,
+}
+
+/// Culls, and holds what went against what we believe.
+fn cull_as_believed(
+    server: &TestServer,
+    ids: &[String],
+    ways: &mut [Way],
+    Rule { unused, idle, force }: Rule,
+) -> Result<(), TestCaseError> {
+    let now = server.clock.now().as_second();
+    wait(actions::cull::flush(&server.app)).unwrap();
+    let mut expected = Vec::new();
+    for (id, way) in ids.iter().zip(&*ways) {
+        let node = server.operator().session.get(&format!("/v1/default/nodes/{id}")).unwrap();
+        let is = node["boot_state"].as_str().unwrap();
+        if way.state != "reported" && (way.token.is_some() || way.state == "contacted") {
+            prop_assert_eq!(is, way.state_at(now), "{}", id);
+        }
+        let Some((_, belief)) = &way.token else { continue };
+        let stale = match belief.used {
+            None => unused.is_some_and(|hours| now - belief.made > hours * 3600),
+            Some(used) => idle.is_some_and(|hours| now - used > hours * 3600),
+        };
+        if stale && !["claimed", "contacted", "booting"].contains(&is) {
+            expected.push(id.clone());
+        }
+    }
+    let hours = |rule: Option<i64>| rule.map(|hours| format!("{hours}h"));
+    let mut rule = json!({"unused_for": hours(unused), "idle_for": hours(idle),
+        "force": force, "dry_run": true});
+    prop_assert_eq!(&culled(server, &rule), &expected, "the dry run");
+    rule["dry_run"] = false.into();
+    prop_assert_eq!(&culled(server, &rule), &expected);
+    for (id, way) in ids.iter().zip(ways) {
+        if expected.contains(id) {
+            way.token = None;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn over_any_history_no_cull_ends_a_token_of_a_node_on_its_way() {
+    let server = TestServer::start_with(Options::default().flag("node-burst", "1000000"));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let case = std::cell::Cell::new(0);
+    let checked = runner.run(&proptest::collection::vec(turn(), 1..40), |history| {
+        case.set(case.get() + 1);
+        let ids: Vec<String> = (0..4).map(|n| format!("w{}n{n}", case.get())).collect();
+        for id in &ids {
+            server.operator().add(id, json!({}));
+        }
+        let unmoved = || Way { state: "issued", served: false, knocked: None, token: None };
+        let mut ways: Vec<Way> = ids.iter().map(|_| unmoved()).collect();
+        // Two reports of one name at two times are two boots.
+        for (clock, turn) in (1..).zip(history) {
+            let now = server.clock.now().as_second();
+            let say = |node: &Node, result: &str| {
+                report(node, "modules-final", result, now * 1000 + clock)
+            };
+            match turn {
+                Turn::Get(n) => {
+                    let node = server.credentials(&ids[n]);
+                    let way = &mut ways[n];
+                    if way.token.is_none() {
+                        way.token = Some((node, Belief { made: now, used: None }));
+                        way.served = false;
+                        way.knocked = None;
+                        // One that is ready stays so; what else was reported is over.
+                        if way.state == "contacted" {
+                            way.state = "issued";
+                        }
+                    }
+                }
+                Turn::Knock(n) | Turn::ReadAll(n) => {
+                    let way = &mut ways[n];
+                    let Some((node, belief)) = &mut way.token else { continue };
+                    prop_assert_eq!(status(node), 200);
+                    belief.used = Some(now);
+                    way.knocked = Some(now);
+                    if matches!(turn, Turn::ReadAll(_)) {
+                        prop_assert_eq!(node.get("/latest/user-data").status, 200);
+                        way.served = true;
+                    }
+                    if way.state == "issued" {
+                        way.state = "contacted";
+                    }
+                    // What is read and not yet written goes with its token.
+                    wait(actions::cull::flush(&server.app)).unwrap();
+                }
+                Turn::Boot(n) | Turn::Finish(n) | Turn::Fail(n) => {
+                    let way = &mut ways[n];
+                    let Some((node, belief)) = &mut way.token else { continue };
+                    let result = match turn {
+                        Turn::Boot(_) => "",
+                        Turn::Finish(_) => "SUCCESS",
+                        _ => "FAIL",
+                    };
+                    prop_assert_eq!(say(node, result), 204);
+                    belief.used = Some(now);
+                    // The state is asked of the server below; here is only what must follow.
+                    way.state = "reported";
+                }
+                Turn::Claim(n) => {
+                    let id = ids[n].clone();
+                    let at = server.clock.now();
+                    server.write(move |tx| {
+                        nodes::hold(tx, &[&id])?;
+                        let step = nodeinit::domain::boot::Step::ClaimMade { at };
+                        boots::advance(tx, &[boots::Move { system_id: &id, token: None, step }])
+                    });
+                    ways[n].state = "reported";
+                }
+                Turn::Revoke(n) => {
+                    let path = format!("/v1/default/nodes/{}/token", ids[n]);
+                    server.operator().session.delete(&path).unwrap();
+                    ways[n].token = None;
+                }
+                Turn::Wait(hours) => server.clock.advance(hours * 3600),
+                Turn::Cull { unused, idle, force } => {
+                    let rule = Rule { unused, idle, force };
+                    cull_as_believed(&server, &ids, &mut ways, rule)?;
+                }
+            }
+        }
+        // Whoever was passed over still works.
+        for way in &ways {
+            if let Some((node, _)) = &way.token {
+                prop_assert_eq!(status(node), 200);
+            }
+        }
+        for id in &ids {
+            server.operator().session.delete(&format!("/v1/default/nodes/{id}")).unwrap();
+        }
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+#[test]
+fn a_cull_passes_over_nodes_that_are_claimed_contacted_or_booting() {
+    let server = TestServer::start();
+    let [claimed, contacted, booting, ready, failed, silent] =
+        ["a-claimed", "b-contacted", "c-booting", "d-ready", "e-failed", "f-silent"]
+            .map(|id| server.node(id));
+    let step = nodeinit::domain::boot::Step::ClaimMade { at: server.clock.now() };
+    server.write(move |tx| {
+        boots::advance(tx, &[boots::Move { system_id: "a-claimed", token: None, step }])
+    });
+    for node in [&contacted, &ready] {
+        assert_eq!(node.get("/latest/user-data").status, 200);
+    }
+    for (node, name, result) in [
+        (&booting, "init-network/check-cache", "SUCCESS"),
+        (&ready, "modules-final", "SUCCESS"),
+        (&failed, "modules-final", "FAIL"),
+    ] {
+        assert_eq!(report(node, name, result, 5), 204);
+    }
+    // One that asked once and went silent has failed by now.
+    used(&server, &silent);
+    server.clock.advance(100 * DAY);
+    let rule = json!({"unused_for": "1d", "idle_for": "1d"});
+    let mut dry = rule.clone();
+    dry["dry_run"] = true.into();
+    assert_eq!(culled(&server, &dry), ["d-ready", "e-failed", "f-silent"]);
+    assert_eq!(culled(&server, &rule), ["d-ready", "e-failed", "f-silent"]);
+    for node in [&claimed, &contacted, &booting] {
+        assert_eq!(status(node), 200, "{}", node.system_id);
+    }
 }
 
 #[test]

@@ -290,3 +290,16 @@ fn h10_the_project_in_the_url_is_not_the_tokens() {
     assert_eq!(there.get("/v1/t2/nodes").status, 401, "401 comes first");
     assert_eq!(realm.server.operator().session.get("/v1/t1/nodes/n1").unwrap()["system_id"], "n1");
 }
+
+#[test]
+fn headers_of_more_than_8_kib_are_431_on_the_operator_plane_too() {
+    let realm = Realm::start();
+    let long = "x".repeat(8 << 10);
+    for path in ["/v1/whoami", "/v2.0/users", "/v1/openapi.json", "/healthz", "/nowhere"] {
+        let reply = realm.admin.send("GET", path, &[("X-Long", &long)], b"");
+        assert_eq!(reply.status, 431, "{path}: {}", reply.text());
+        assert!(!reply.text().contains("xxxx"), "{path}");
+    }
+    let reply = realm.admin.send("GET", "/v1/whoami", &[("X-Long", &long[..7000])], b"");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+}

@@ -4,14 +4,17 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use nodeinit::store::columns::Id;
+use nodeinit::store::users;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
+use uuid::Uuid;
 
 use crate::support::Reply;
 use crate::support::plane::without_names;
 use crate::support::process::Home;
 use crate::support::realm::{Caller, Realm, refused, role_path, roles};
-use crate::support::wire;
+use crate::support::{rows, wire};
 
 #[test]
 fn l01_a_wrong_password_and_an_unknown_user() {
@@ -242,4 +245,38 @@ fn k23_the_bootstrap_command_twice() {
     refused(&door.login("chief", "third password", None), 401);
     assert_eq!(door.enter("chief", "third password\n", None).whoami().status, 200);
     assert_eq!(deputy.whoami().status, 200, "others are left alone");
+}
+
+#[test]
+fn a_refused_login_says_so_and_asks_for_no_token() {
+    let realm = Realm::start();
+    let auth = json!({"auth": {"token": {"id": "garbage"}}});
+    for reply in [
+        realm.nobody().login("root", "wrong password", None),
+        realm.nobody().post("/v2.0/tokens", &auth),
+    ] {
+        let message = refused(&reply, 401);
+        assert!(message.contains("the login is refused"), "{message}");
+        assert!(!message.contains("X-Auth-Token"), "{message}");
+    }
+}
+
+#[test]
+fn a_login_without_its_envelope_is_told_what_is_missing() {
+    let realm = Realm::start();
+    for body in [json!({}), json!({"auth": null})] {
+        let message = refused(&realm.nobody().post("/v2.0/tokens", &body), 400);
+        assert!(message.contains("auth: this is required"), "{message}");
+    }
+}
+
+#[test]
+fn a_user_who_goes_away_in_the_middle_of_a_login_has_no_password() {
+    let realm = Realm::start();
+    let gone = realm.admin.made(json!({"name": "gone", "password": "password of gone"}));
+    let id = Id(Uuid::try_parse(&gone).unwrap());
+    let mut conn = rows::open(&realm.server.database);
+    assert!(users::find_password_hash(&mut conn, id).unwrap().is_some());
+    assert_eq!(realm.admin.delete(&format!("/v2.0/users/{gone}")).status, 204);
+    assert_eq!(users::find_password_hash(&mut conn, id), Ok(None), "and no failure of the store");
 }

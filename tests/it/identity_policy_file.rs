@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::Options;
 use crate::support::process::{Home, nodeinit, run};
-use crate::support::realm::{Caller, Realm};
+use crate::support::realm::{Caller, JSON, Realm};
 
 /// The admin may list users, as by default.
 const OPEN: &str = "user:list: \"role:admin\"\n";
@@ -313,4 +313,21 @@ fn f21_an_http_check() {
     refused_start(Some(&texts[0]));
     let nobody = listener.accept().map(|_| ()).map_err(|e| e.kind());
     assert_eq!(nobody, Err(std::io::ErrorKind::WouldBlock), "a connection was made");
+}
+
+#[test]
+fn a_file_may_leave_the_moving_of_nodes_to_those_of_their_project() {
+    let policed = Policed::start("node:move: \"rule:provisioner\"\n");
+    let realm = &policed.realm;
+    let mover = realm.admin.person("mover", "provisioner", &realm.t1).caller;
+    let node = json!({"system_id": "n1", "hostname": "n1"});
+    assert_eq!(mover.post("/v1/t1/nodes", &node).status, 201);
+    let to = |caller: &Caller| {
+        let body = json!({"project": "t2"}).to_string();
+        let reply = caller.send("PATCH", "/v1/t1/nodes/n1", &[JSON], body.as_bytes());
+        (reply.status, reply.text())
+    };
+    assert_eq!(to(&policed.reader).0, 403);
+    let (status, text) = to(&mover);
+    assert_eq!(status, 200, "policy is told which node it is: {text}");
 }

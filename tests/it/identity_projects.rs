@@ -255,3 +255,15 @@ fn the_owner_of_the_nodes_tokens_is_nobody_who_logs_in() {
     assert_eq!(reply.status, 409, "{}", reply.text());
     refused(&realm.nobody().login("node-init", "good password", Some("default")), 401);
 }
+
+#[test]
+fn a_name_that_a_url_would_lose_is_no_projects_name() {
+    let realm = Realm::start();
+    for name in [".", ".."] {
+        let reply = realm.admin.post("/v2.0/tenants", &json!({"tenant": {"name": name}}));
+        refused(&reply, 400);
+        refused(&realm.admin.change_project(&realm.t1, json!({"name": name})), 400);
+    }
+    realm.admin.made_project("...");
+    realm.admin.made_project(".t");
+}

@@ -275,6 +275,10 @@ fn s17_allow_expired_on_validation() {
         }
     }
     refused(&deploy.alice.caller.get(&path("?allow_expired=1")), 401);
+    // Nor may an admin whose own token a service carries on.
+    let headers = [("X-Service-Token", service.token())];
+    let carried = deploy.realm.admin.send("GET", &path("?allow_expired=1"), &headers, b"");
+    refused(&carried, 404);
     // Fresh again, she may ask for her own, but not for this.
     let fresh = deploy.alice.enter_again().get(&path("?allow_expired=1"));
     assert!(matches!(fresh.status, 403 | 404), "{}", fresh.text());

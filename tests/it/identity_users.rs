@@ -337,3 +337,17 @@ fn u40_control_or_bidi_characters_in_a_name() {
     }
     assert_eq!(realm.admin.create_user(json!({"name": "a.B_c-d@e+9"})).status, 200);
 }
+
+#[test]
+fn a_name_is_not_to_be_taken_for_the_id_of_somebody_else() {
+    let realm = Realm::start();
+    let victim = realm.admin.made(json!({"name": "victim"}));
+    let other = realm.admin.made(json!({"name": "other"}));
+    let dashed = format!("{}-{}", &victim[..8], &victim[8..12])
+        + &format!("-{}-{}-{}", &victim[12..16], &victim[16..20], &victim[20..]);
+    for name in [victim.clone(), victim.to_uppercase(), dashed] {
+        assert_invalid(&realm, json!({"name": name}), &["name"]);
+        refused(&realm.admin.change_user(&other, json!({"name": name})), 400);
+    }
+    realm.admin.made(json!({"name": &victim[1..]}));
+}

@@ -5,6 +5,7 @@
 mod architecture;
 mod audit;
 mod bench;
+mod boot;
 mod claims;
 mod cli;
 mod cli_identity;

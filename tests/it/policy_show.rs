@@ -269,3 +269,18 @@ fn every_route_asks_for_an_action_and_every_action_has_a_rule_and_a_route() {
         assert_ne!(asked.contains(&action), excused, "{}: no route, or excused", action.name());
     }
 }
+
+#[test]
+fn only_a_url_with_a_project_in_it_tells_policy_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.yaml");
+    let rules = "user:list: 'rule:owner'\nnode:list: 'rule:owner'\nnode:move: 'rule:owner'\n";
+    std::fs::write(&path, rules).unwrap();
+    let server =
+        TestServer::start_with(Options::default().flag("policy-file", path.to_str().unwrap()));
+    user(&server, "rita", projects::DEFAULT, &[Role::Reader]);
+    for (action, allow) in [("node:list", true), ("node:move", true), ("user:list", false)] {
+        let answer = explain(&server, json!({"action": action, "user": "rita"})).json();
+        assert_eq!(answer["allow"], allow, "{action}: {answer}");
+    }
+}

@@ -773,6 +773,18 @@ fn two_equal_secrets_would_not_look_equal_at_rest() {
     assert_eq!(reply.status, 500, "{}", reply.text());
 }
 
+/// The id of an event with a file that the node reported.
+fn reported(server: &TestServer, node: &Node) -> String {
+    let event = br#"{"event_type": "finish", "origin": "o", "name": "n", "description": "d",
+        "timestamp": 1, "files": [{"path": "p", "encoding": "base64", "content": "QQ=="}]}"#;
+    let headers = [("Authorization", &*node.header())];
+    let reply = node.send("POST", &format!("/status/{}", node.system_id), &headers, event);
+    assert_eq!(reply.status, 204);
+    let path = format!("/v1/default/nodes/{}/events", node.system_id);
+    let events = server.operator().session.list(&path, None).unwrap();
+    events[0]["id"].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn a_secret_leaves_by_get_and_by_preseed_and_no_other_way() {
     let server = TestServer::start();
@@ -792,6 +804,7 @@ fn a_secret_leaves_by_get_and_by_preseed_and_no_other_way() {
             operator.set(&id, "user-data", b"#!/bin/sh\n");
             operator.set(&id, "vendor-data", b"#cloud-config\n{}\n");
             let at = path.replace("{project}", "default").replace("{system_id}", &id);
+            let at = at.replace("{event}", &reported(&server, &node)).replace("{ordinal}", "0");
             let (kind, body) = match (method, path) {
                 ("POST", "/v1/{project}/tokens") => ("application/x-ndjson", format!("\"{id}\"")),
                 ("POST", "/v1/{project}/nodes") => (

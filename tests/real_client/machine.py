@@ -71,12 +71,10 @@ class Machine:
         """One run of DataSourceMAAS with this preseed; `changes` replace keys of `datasource.MAAS`."""
         return self.run("client.py", dict(preseed=preseed, changes=changes, urls=urls), clock, zone)
 
-    def boot(self, preseed, clock=0, zone="", cmdline="", **changes):
-        """One boot with this preseed, if any, as a file of /etc/cloud/cloud.cfg.d, and these kernel arguments.
-
-        A second call is a reboot.
-        """
-        return self.run("boot.py", dict(preseed=preseed, cmdline=cmdline, changes=changes), clock, zone)
+    def boot(self, preseed, clock=0, zone="", cmdline="root=/dev/vda", files=(), **changes):
+        """One boot with this preseed, if any, as a file of /etc/cloud/cloud.cfg.d; a second call is a reboot."""
+        job = dict(preseed=preseed, changes=changes, cmdline=cmdline, files=dict(files))
+        return self.run("boot.py", job, clock, zone)
 
     def write(self, path, text):
         """Puts a file on the disk of a machine that is not running."""

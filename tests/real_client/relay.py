@@ -1,11 +1,13 @@
 """The wire between client and server: passes bytes on unchanged, remembers them, lets a test act on them."""
 
 import contextlib
+import math
 import re
 import select
 import socket
 import socketserver
 import threading
+import time
 from dataclasses import dataclass, field
 
 
@@ -17,6 +19,8 @@ class Exchange:
     target: str
     headers: dict
     sent: bytes = b""
+    began: float = 0.0
+    ended: float = math.inf
     status: int | None = None
     reply_headers: dict = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
@@ -109,7 +113,7 @@ class Relay:
                 if not head:
                     return
                 method, target = start.split(" ")[:2]
-                exchange = Exchange(method, target, headers)
+                exchange = Exchange(method, target, headers, began=time.monotonic())
                 with self._lock:
                     self._seen.append(exchange)
                 body = exchange.sent = requests.read(int(headers.get("content-length", 0)))
@@ -151,7 +155,7 @@ class Relay:
             exchange.body += piece
             left -= len(piece)
             client.sendall(piece)
-        exchange.complete = True
+        exchange.complete, exchange.ended = True, time.monotonic()
         return headers.get("connection", "").lower() != "close"
 
 

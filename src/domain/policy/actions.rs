@@ -71,6 +71,9 @@ actions! {
     ClaimCreate "claim:create" "rule:provisioner" "make a URL that a booting node may fetch its preseed from";
     EventList "event:list" "rule:reader" "read what a node reported, and the files with it";
     EventListAll "event:list-all" "rule:admin_required" "read what the whole fleet reported";
+    TimelineShow "timeline:show" "rule:reader" "see how a node came to where it is";
+    StuckList "stuck:list" "rule:admin_required" "list the nodes of the whole fleet that have stopped on their way";
+    NodeExplain "node:explain" "rule:reader" "see why a node is refused";
     AuditList "audit:list" "rule:admin_required" "read the audit";
     AuditVerify "audit:verify" "rule:admin_required" "check that the audit is whole";
     PolicyShow "policy:show" "rule:admin_required" "see the rules, their state, and what they decide";

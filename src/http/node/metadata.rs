@@ -1,11 +1,14 @@
 //! What a node reads: its listings, its values, its user-data.
 
 use actix_web::HttpResponse;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::{Method, StatusCode, header};
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::{Read, not_allowed, not_found, shown};
 use crate::actions::App;
+use crate::actions::authenticate::SignedNode;
+use crate::domain::boot::Item;
 use crate::domain::metadata::{AbsentItems, ContentKind, MetadataKey, NodeMetadata, VERSIONS};
 use crate::domain::node::SystemId;
 use crate::store::tokens::NodeRow;
@@ -19,37 +22,70 @@ const TEXT: &str = "text/plain";
 const YAML: &str = "application/x-yaml; charset=utf-8";
 const OCTETS: &str = "application/octet-stream";
 
-/// Answers a signed GET. The node comes from the signature; no path names one.
+/// Answers a signed read, and remembers what was read: a HEAD is a contact and nothing more. The
+/// node comes from the signature; no path names one.
 ///
 /// # Errors
 /// When the store does not answer.
-pub async fn read(app: &App, node: NodeRow, target: Target<'_>) -> Read {
-    match target {
-        Target::Index => Ok(ok(TEXT, VERSIONS.join("\n"))),
+pub async fn read(app: &App, signed: SignedNode, target: Target<'_>, method: &Method) -> Read {
+    let token = signed.token;
+    let (response, item) = answer(app, signed.node, target).await?;
+    let item = item.filter(|_| *method == Method::GET);
+    app.learnt.read(token, item, app.clock.now());
+    Ok(response)
+}
+
+/// An answer, and the item it holds with its digest.
+type Answered = (HttpResponse, Option<(Item, [u8; 32])>);
+
+async fn answer(app: &App, node: NodeRow, target: Target<'_>) -> Result<Answered, DbError> {
+    let response = match target {
+        Target::Index => ok(TEXT, VERSIONS.join("\n")),
         Target::Version => {
             let user_data = exists(app, &node, ContentKind::UserData).await?;
             let names = if user_data { "meta-data\nuser-data" } else { "meta-data" };
-            Ok(ok(TEXT, names))
+            ok(TEXT, names)
         }
         Target::MetaData => {
             let vendor_data = exists(app, &node, ContentKind::VendorData).await?;
-            Ok(ok(TEXT, metadata(node)?.listing(vendor_data)))
+            ok(TEXT, metadata(node)?.listing(vendor_data))
         }
         Target::Item(MetadataKey::VendorData) => {
-            let bytes = bytes(app, node, ContentKind::VendorData).await?;
-            Ok(bytes.map_or_else(|| absent(app, YAML), |bytes| ok(YAML, bytes)))
+            return content(app, node, ContentKind::VendorData, YAML).await;
         }
-        // No keys are an empty list in MAAS too (test_public_keys_for_node_without_…).
-        Target::Item(key) => Ok(ok(TEXT, metadata(node)?.value(key).unwrap_or_default())),
+        Target::Item(key) => {
+            // No keys are an empty list in MAAS too (test_public_keys_for_node_without_…).
+            let value = metadata(node)?.value(key).unwrap_or_default();
+            let digest = Sha256::digest(&value).into();
+            return Ok((ok(TEXT, value), Some((key.into(), digest))));
+        }
         Target::UnknownItem(name) => {
-            Ok(not_found(&format!("Unknown metadata attribute: {}", shown(name))))
+            not_found(&format!("Unknown metadata attribute: {}", shown(name)))
         }
-        Target::Status(_) => Ok(not_allowed(target)),
-        Target::UserData => {
-            let bytes = bytes(app, node, ContentKind::UserData).await?;
-            Ok(bytes.map_or_else(|| absent(app, OCTETS), |bytes| ok(OCTETS, bytes)))
-        }
-    }
+        Target::Status(_) => not_allowed(target),
+        Target::UserData => return content(app, node, ContentKind::UserData, OCTETS).await,
+    };
+    Ok((response, None))
+}
+
+/// User-data or vendor-data; that there is none is an answer like any other.
+async fn content(
+    app: &App,
+    node: NodeRow,
+    kind: ContentKind,
+    content_type: &'static str,
+) -> Result<Answered, DbError> {
+    let item = match kind {
+        ContentKind::UserData => Item::UserData,
+        ContentKind::VendorData => Item::VendorData,
+    };
+    let found = app.db.read(move |conn| contents::find_bytes(conn, &node.system_id, kind)).await?;
+    let (response, digest) = match found {
+        // What is stored once each has its digest for a name.
+        Some((bytes, sha256)) => (ok(content_type, bytes), sha256.try_into().unwrap_or_default()),
+        None => (absent(app, content_type), Sha256::digest([]).into()),
+    };
+    Ok((response, Some((item, digest))))
 }
 
 fn metadata(node: NodeRow) -> Result<NodeMetadata, DbError> {
@@ -67,10 +103,6 @@ async fn exists(app: &App, node: &NodeRow, kind: ContentKind) -> Result<bool, Db
     let id = node.system_id.clone();
     let newest = app.db.read(move |conn| contents::find_newest(conn, &id, kind)).await?;
     Ok(newest.is_some_and(|version| version.sha256.is_some()))
-}
-
-async fn bytes(app: &App, node: NodeRow, kind: ContentKind) -> Result<Option<Vec<u8>>, DbError> {
-    app.db.read(move |conn| contents::find_bytes(conn, &node.system_id, kind)).await
 }
 
 fn absent(app: &App, content_type: &'static str) -> HttpResponse {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
-use super::answer::{micros, peer, request_id, source, stamp};
+use super::answer::{header_bytes, micros, peer, request_id, source, stamp};
 use super::error::RETRY_AFTER_SECONDS;
 use super::{Shared, body};
 use crate::actions::App;
@@ -155,7 +155,7 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
             if target == Target::Version && operation.is_some() {
                 reports::unrecognised(method.as_str(), operation.as_deref())
             } else {
-                let read = metadata::read(app, signed.node, target);
+                let read = metadata::read(app, signed, target, method);
                 match tokio::time::timeout_at(until, read).await.map_err(late) {
                     Ok(Ok(response)) => response.into(),
                     Ok(Err(error)) => unavailable("store", Some(error.to_string())),
@@ -285,10 +285,6 @@ fn text(status: StatusCode, message: &str) -> HttpResponse {
 /// A name from a path, as it may be said again.
 fn shown(segment: &str) -> String {
     segment.chars().filter(char::is_ascii_graphic).take(64).collect()
-}
-
-fn header_bytes(request: &HttpRequest) -> usize {
-    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// What the listener itself enforces, before a request is one.

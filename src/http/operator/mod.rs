@@ -1,6 +1,7 @@
 //! The operator plane under `/v1`.
 
 pub mod audit;
+pub mod boots;
 pub mod contents;
 pub mod events;
 pub mod guard;

@@ -13,7 +13,7 @@ use crate::domain::limits::Limits;
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, NodeChange, SshKey, SystemId, check_label,
 };
-use crate::domain::policy::{Action, Target};
+use crate::domain::policy::Action;
 use crate::http::Shared;
 use crate::http::body::{self, Fields};
 use crate::http::error::HttpError;
@@ -49,8 +49,9 @@ pub async fn list(
     refuse_if(problems)?;
     let project = scope.project()?;
     let (after, limit) = (paging.after.clone(), paging.limit_and_one());
-    let rows =
-        shared.app.db.read(move |conn| store::list(conn, project, &filter, &after, limit)).await?;
+    let now = shared.app.clock.now();
+    let list = move |conn: &mut _| store::list(conn, project, &filter, &after, limit, now);
+    let rows = shared.app.db.read(list).await?;
     Ok(HttpResponse::Ok().json(paging.page(rows, |node| node.system_id.to_string())))
 }
 
@@ -157,7 +158,8 @@ fn import_line(
 
 pub async fn show(shared: web::Data<Shared>, scope: OnNode) -> Result<HttpResponse, HttpError> {
     let (project, system_id) = scope.node()?;
-    let node = shared.app.db.read(move |conn| store::find(conn, project, &system_id)).await?;
+    let now = shared.app.clock.now();
+    let node = shared.app.db.read(move |conn| store::find(conn, project, &system_id, now)).await?;
     Ok(HttpResponse::Ok().json(node.ok_or(NO_SUCH_NODE)?))
 }
 
@@ -178,7 +180,7 @@ pub async fn change(
     };
     refuse_if(fields.finish())?;
     if change.project.is_some() {
-        require(&shared.app, &scope.by.caller, Action::NodeMove, &Target::new())?;
+        require(&shared.app, &scope.by.caller, Action::NodeMove, &scope.target)?;
     }
     let (project, system_id) = scope.node()?;
     let node = actions::nodes::change(&shared.app, &scope.by, project, system_id, change).await?;

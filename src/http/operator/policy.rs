@@ -17,7 +17,7 @@ use crate::domain::node::SystemId;
 use crate::domain::policy::{Action, Listed, Rules, Target, list};
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
-use crate::http::{Shared, body};
+use crate::http::{Shared, body, operator_routes};
 use crate::live::policy::FileState;
 use crate::store::columns::Id;
 use crate::store::users::{self, User};
@@ -111,6 +111,8 @@ struct Question {
     node: Option<SystemId>,
     target_user: Option<String>,
     target_project: Option<String>,
+    /// Whether the action's URL names a project, which policy is told of then.
+    in_project: bool,
 }
 
 /// What the store says of it.
@@ -142,9 +144,13 @@ pub async fn explain(
         target_user: fields.parsed("target_user", text),
         target_project: fields.parsed("target_project", text),
         user: user.clone().unwrap_or_default(),
+        in_project: true,
     };
     refuse_if(fields.finish())?;
     let Some(rule) = rule else { return Err(HttpError::invalid(Vec::new())) };
+    let action = Action::ALL.iter().find(|action| action.name() == rule);
+    let in_project = action.is_none_or(|&action| is_in_project(action));
+    let question = Question { in_project, ..question };
     let found = shared.app.db.read(move |conn| find(conn, question)).await?;
     let mut facts = found.map_err(|missing| match missing {
         Missing::Node => HttpError::from(NO_SUCH_NODE),
@@ -152,7 +158,6 @@ pub async fn explain(
         Missing::Project => Failure::NotFound("there is no such project").into(),
     })?;
 
-    let action = Action::ALL.iter().find(|action| action.name() == rule);
     if facts.project.is_none() && action.is_some_and(|&action| !for_the_unscoped(action)) {
         facts.notes.push("a token without a project is not good for this: name one");
     }
@@ -178,6 +183,14 @@ pub async fn explain(
         why: why.lines().map(str::to_owned).collect(),
         notes: facts.notes,
     }))
+}
+
+fn is_in_project(action: Action) -> bool {
+    // The moving of a node is asked about within its change.
+    action == Action::NodeMove
+        || operator_routes().iter().any(|(path, operations)| {
+            path.contains("{project}") && operations.iter().any(|o| o.action == Some(action))
+        })
 }
 
 fn known_role(text: &str) -> Result<Role, String> {
@@ -236,7 +249,7 @@ fn find(
     };
 
     let mut target = Target::new();
-    if let Some(project) = &project {
+    if let Some(project) = project.as_ref().filter(|_| question.in_project) {
         target::of_project(&mut target, project.id, &project.name);
     }
     if let Some((system_id, (id, hostname, labels))) = question.node.zip(node) {

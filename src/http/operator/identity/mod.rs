@@ -29,9 +29,10 @@ async fn envelope(
     let mut outer = value.and_then(Fields::new).map_err(|p| HttpError::invalid(vec![p]))?;
     let inner = outer.object(name);
     let problems = outer.finish();
-    inner.ok_or(()).map_err(|()| HttpError::invalid(problems.clone())).and_then(|inner| {
-        if problems.is_empty() { Ok(inner) } else { Err(HttpError::invalid(problems)) }
-    })
+    if !problems.is_empty() {
+        return Err(HttpError::invalid(problems));
+    }
+    inner.ok_or_else(|| missing(name))
 }
 
 /// An id of a URL; what is none is nobody's.
@@ -39,10 +40,14 @@ fn id(text: &str) -> Option<Id> {
     Uuid::try_parse(text).ok().map(Id)
 }
 
-/// Keystone's words for a name that is missing or empty.
+/// A name to be given. The words for an empty one are Keystone's.
 fn name(text: &str) -> Result<Name, String> {
     if text.trim().is_empty() {
         return Err("Name field is required and cannot be empty".into());
+    }
+    // Whoever names somebody by id must not meet somebody else.
+    if id(text.trim()).is_some() {
+        return Err("a name does not look like an id".into());
     }
     Name::parse(text)
 }

@@ -78,11 +78,11 @@ pub async fn show(
     Ok(one(project.ok_or(NO_SUCH_PROJECT)?))
 }
 
-/// A project's name is not to be taken for an id, since URLs may have either.
+/// A project's name is part of URLs, where `.` and `..` are no names.
 fn project_name(text: &str) -> Result<Name, String> {
-    match id(text) {
-        Some(_) => Err("a project's name does not look like an id".into()),
-        None => name(text),
+    match text.trim() {
+        "." | ".." => Err("a project's name is not . or ..".into()),
+        _ => name(text),
     }
 }
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{envelope, id, missing, seconds};
+use crate::actions::Problem;
 use crate::actions::logins::{self, Login, NO_SUCH_TOKEN, Proof, Scope, Who};
-use crate::actions::{Failure, Problem};
 use crate::domain::identity::{By, Caller, Identity, Name, Role, id_text};
 use crate::domain::password::{OperatorToken, Password};
 use crate::http::Shared;
@@ -19,6 +19,7 @@ use crate::http::body::Fields;
 use crate::http::error::HttpError;
 use crate::http::extract::Operator;
 use crate::http::operator::{Query, refuse_if, unknown_parameter};
+use crate::live::strangers::network;
 use crate::store::projects::Project;
 
 /// Logs in with a password, or carries a live token to another project.
@@ -48,14 +49,15 @@ pub async fn login(
         (Some(proof), None) => proof,
         (None, Some(token)) => {
             // What no token looks like is as good as an unknown one.
-            Proof::Token(token.ok_or(Failure::Unauthenticated("the login is refused"))?)
+            Proof::Token(token.ok_or(logins::REFUSED)?)
         }
         _ => {
             let message = "send one of passwordCredentials and token";
             return Err(HttpError::invalid(vec![Problem::field("auth", message)]));
         }
     };
-    let source = source(&request).map_or_else(|| "socket".into(), |source| source.to_string());
+    let source = source(&request);
+    let source = source.map_or_else(|| "socket".into(), |source| network(source).to_string());
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
     let request_id = request_id.unwrap_or_default();
     let login = logins::login(&shared.app, &source, request_id, proof, scope).await?;
@@ -140,6 +142,8 @@ pub async fn validate(
     // Who only asks about an own token is told of its life, and no more.
     let may = by.caller.roles();
     allow_expired &= may.contains(&Role::Admin) || may.contains(&Role::Service);
+    // Nor is one who is here by that window himself.
+    allow_expired &= !by.caller.token_expired();
     let parsed = OperatorToken::parse(&token).ok_or(NO_SUCH_TOKEN)?;
     let found = logins::find(&shared.app, parsed.hash(), allow_expired).await?;
     let (known, project) = found.ok_or(NO_SUCH_TOKEN)?;

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-use super::super::{Page, audit, contents, events, identity, policy, preseeds, tokens};
+use super::super::{Page, audit, boots, contents, events, identity, policy, preseeds, tokens};
 use super::{Content, Doc};
 use crate::actions::audit::Verified;
 use crate::actions::contents::Stored;
 use crate::actions::nodes::Imported;
+use crate::domain::boot::Timeline;
 use crate::domain::credentials::TokenSummary;
 use crate::domain::cull::Culled;
 use crate::domain::identity::Role;
@@ -85,6 +86,8 @@ fn of_node(method: &str, below: &str) -> Option<Doc> {
         ("POST", "/token") => Doc::answered(Content::json::<tokens::Issued>()),
         ("GET", "/token") => Doc::answered(Content::json::<TokenSummary>()),
         ("GET", "/events") => Doc::answered(Content::json::<Page<events::Row>>()).query(EVENTS),
+        ("GET", "/timeline") => Doc::answered(Content::json::<Timeline>()),
+        ("GET", "/explain") => Doc::answered(Content::json::<boots::Explained>()),
         ("GET", "/events/{event}/files/{ordinal}") => Doc::answered(Content::bytes()),
         ("POST", "/preseed") => {
             Doc::answered(Content::text()).taking(Content::json::<PreseedRequest>())
@@ -116,6 +119,11 @@ fn of_fleet(method: &str, path: &str) -> Option<Doc> {
             Doc::made::<identity::users::Enveloped>().taking(Content::json::<BootstrapRequest>())
         }
         ("GET", "/v1/events") => Doc::answered(Content::json::<Page<events::Row>>()).query(EVENTS),
+        ("GET", "/v1/stuck") => Doc::answered(Content::json::<boots::StuckPage>()).query(&[
+            PAGING[0],
+            PAGING[1],
+            ("after", "such as 20m, the default: for longer than this"),
+        ]),
         ("GET", "/v1/audit") => Doc::answered(Content::json::<Page<audit::Shown>>()).query(&[
             PAGING[0],
             PAGING[1],

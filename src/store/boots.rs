@@ -1,0 +1,244 @@
+//! How far nodes have come: each one's fold, advanced in the transaction that has the news.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use diesel::prelude::*;
+use jiff::Timestamp;
+
+use super::columns::{Id, Micros};
+use super::schema::{boots, node_keys, nodes as nodes_table, projects};
+use super::{DbConnection, Tx, nodes, tokens};
+use crate::domain::boot::{Fold, Learned, Step};
+use crate::domain::node::BootState;
+
+/// One step of one node, and the token it came with.
+#[derive(Clone, Copy, Debug)]
+pub struct Move<'m> {
+    pub system_id: &'m str,
+    pub token: Option<Id>,
+    pub step: Step<'m>,
+}
+
+/// A fold that cannot be read begins anew: better than to refuse its node's reports for ever.
+fn read(column: &str) -> Fold {
+    serde_json::from_str(column).unwrap_or_default()
+}
+
+pub fn find(conn: &mut DbConnection, system_id: &str) -> QueryResult<Option<Fold>> {
+    let row: Option<String> =
+        boots::table.find(system_id).select(boots::fold).first(conn).optional()?;
+    Ok(row.map(|column| read(&column)))
+}
+
+fn find_many(conn: &mut DbConnection, system_ids: &[&str]) -> QueryResult<HashMap<String, Fold>> {
+    let rows: Vec<(String, String)> = boots::table
+        .filter(boots::system_id.eq_any(system_ids))
+        .select((boots::system_id, boots::fold))
+        .load(conn)?;
+    Ok(rows.into_iter().map(|(id, column)| (id, read(&column))).collect())
+}
+
+/// Takes the steps, in their order. The nodes' rows must be held ([`nodes::hold`]), so that two
+/// who advance one node take turns.
+pub fn advance(tx: &mut Tx, moves: &[Move]) -> QueryResult<()> {
+    let ids: BTreeSet<&str> = moves.iter().map(|one| one.system_id).collect();
+    let ids: Vec<&str> = ids.into_iter().collect();
+    let known = find_many(tx.conn, &ids)?;
+    let mut folds: BTreeMap<&str, Fold> = BTreeMap::new();
+    for one in moves {
+        let fold = folds
+            .remove(one.system_id)
+            .or_else(|| known.get(one.system_id).cloned())
+            .unwrap_or_default();
+        folds.insert(one.system_id, advanced(fold, one));
+    }
+    for (system_id, fold) in folds {
+        let there = known.get(system_id);
+        if there == Some(&fold) || (there.is_none() && fold == Fold::default()) {
+            continue;
+        }
+        write(tx, system_id, &fold, there.is_some())?;
+    }
+    Ok(())
+}
+
+fn advanced(mut fold: Fold, one: &Move) -> Fold {
+    let token = one.token.map(|token| token.0.simple().to_string());
+    fold.advance(token.as_deref(), &one.step);
+    fold
+}
+
+fn write(tx: &mut Tx, system_id: &str, fold: &Fold, is_there: bool) -> QueryResult<()> {
+    let text = serde_json::to_string(fold)
+        .map_err(|e| diesel::result::Error::SerializationError(e.into()))?;
+    let row = (
+        boots::fold.eq(text),
+        boots::state.eq(fold.state().as_str()),
+        boots::stage.eq(fold.stage()),
+        boots::since.eq(Micros::from(fold.since())),
+        boots::fails_at.eq(fold.fails_at().map(Micros::from)),
+    );
+    if is_there {
+        diesel::update(boots::table.find(system_id)).set(row).execute(tx.conn)?;
+    } else {
+        diesel::insert_into(boots::table)
+            .values((boots::system_id.eq(system_id), row))
+            .execute(tx.conn)?;
+    }
+    Ok(())
+}
+
+/// Takes what reads taught of tokens that still speak for a node: their last use, and how far their
+/// nodes have come. The first use of a reissued token ends the one before it. Most polls teach
+/// nothing new, and take no lock.
+pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
+    let ids: Vec<Id> = learned.iter().map(|(token, _)| *token).collect();
+    let speakers: HashMap<Id, String> = node_keys::table
+        .filter(node_keys::token_id.eq_any(&ids))
+        .select((node_keys::token_id, node_keys::system_id))
+        .load(tx.conn)?
+        .into_iter()
+        .collect();
+    let mut moves = Vec::new();
+    for (token, learned) in learned {
+        if let Some(system_id) = speakers.get(token) {
+            moves.extend(learned.steps().map(|step| Move { system_id, token: Some(*token), step }));
+        }
+    }
+    let known: Vec<&str> = moves.iter().map(|one| one.system_id).collect();
+    let known = find_many(tx.conn, &known)?;
+    let news = |one: &Move| {
+        let fold = known.get(one.system_id).cloned().unwrap_or_default();
+        advanced(fold.clone(), one) != fold
+    };
+    moves.retain(news);
+    let used: Vec<Id> =
+        learned.iter().filter(|(_, learned)| learned.used.is_some()).map(|(id, _)| *id).collect();
+    let taken_up = tokens::list_taken_up(tx.conn, &used)?;
+    if !moves.is_empty() || !taken_up.is_empty() {
+        let ids = moves.iter().map(|one| one.system_id);
+        let ids: BTreeSet<&str> = ids.chain(taken_up.iter().map(String::as_str)).collect();
+        nodes::hold(tx, &ids.into_iter().collect::<Vec<_>>())?;
+        // Another reissue may have come in between: with the nodes held, it is looked at again.
+        tokens::end_taken_over(tx, &taken_up, &used)?;
+        // A node that was refolds since it read has nothing to be kept of it.
+        let there: Vec<&str> = moves.iter().map(|one| one.system_id).collect();
+        let there = nodes::list_there(tx.conn, &there)?;
+        moves.retain(|one| there.contains(one.system_id));
+        advance(tx, &moves)?;
+    }
+    for (token, learned) in learned {
+        if let Some(used) = learned.used {
+            tokens::update_last_used(tx, *token, used)?;
+        }
+    }
+    Ok(())
+}
+
+/// What may have been read and not written down when a server was killed fails nobody.
+pub fn forget_deadlines(tx: &mut Tx) -> QueryResult<usize> {
+    let waiting: Vec<String> = boots::table
+        .filter(boots::fails_at.is_not_null())
+        .order(boots::system_id)
+        .select(boots::system_id)
+        .load(tx.conn)?;
+    let step = Step::MarksLost { at: tx.now };
+    for some in waiting.chunks(500) {
+        let ids: Vec<&str> = some.iter().map(String::as_str).collect();
+        nodes::hold(tx, &ids)?;
+        let moves: Vec<Move> =
+            ids.iter().map(|system_id| Move { system_id, token: None, step }).collect();
+        advance(tx, &moves)?;
+    }
+    Ok(waiting.len())
+}
+
+/// A state as the columns say it.
+pub fn state(
+    has_token: bool,
+    row: Option<(String, Option<Micros>)>,
+    now: Timestamp,
+) -> QueryResult<BootState> {
+    let Some((state, fails_at)) = row else { return Ok(unused(has_token)) };
+    if fails_at.is_some_and(|at| Timestamp::from(at) <= now) {
+        return Ok(BootState::Failed);
+    }
+    match BootState::parse(&state) {
+        Ok(BootState::Issued | BootState::New) => Ok(unused(has_token)),
+        Ok(state) => Ok(state),
+        Err(why) => Err(diesel::result::Error::DeserializationError(why.into())),
+    }
+}
+
+fn unused(has_token: bool) -> BootState {
+    if has_token { BootState::Issued } else { BootState::New }
+}
+
+/// A node that has stopped on its way.
+#[derive(Clone, Debug)]
+pub struct Stuck {
+    pub system_id: String,
+    pub hostname: String,
+    pub project: String,
+    pub fold: Fold,
+}
+
+macro_rules! stuck {
+    ($before:expr) => {
+        boots::table
+            .filter(boots::state.eq_any(["claimed", "contacted", "booting", "failed"]))
+            .filter(boots::since.le(Micros::from($before)))
+    };
+}
+
+/// Nodes that are on their way, or failed, and have been where they are since `before` or earlier.
+pub fn list_stuck(
+    conn: &mut DbConnection,
+    before: Timestamp,
+    after: &str,
+    limit: i64,
+) -> QueryResult<Vec<Stuck>> {
+    let rows: Vec<(String, String, String, String)> = stuck!(before)
+        .inner_join(nodes_table::table.inner_join(projects::table))
+        .filter(boots::system_id.gt(after))
+        .order(boots::system_id)
+        .limit(limit)
+        .select((boots::system_id, nodes_table::hostname, projects::name, boots::fold))
+        .load(conn)?;
+    Ok(rows
+        .into_iter()
+        .map(|(system_id, hostname, project, fold)| Stuck {
+            system_id,
+            hostname,
+            project,
+            fold: read(&fold),
+        })
+        .collect())
+}
+
+/// How many of them there are in each state and stage, those whose deadline has passed as failed.
+pub fn count_stuck(
+    conn: &mut DbConnection,
+    before: Timestamp,
+    now: Timestamp,
+) -> QueryResult<BTreeMap<(String, String), i64>> {
+    let now = Micros::from(now);
+    let late = boots::fails_at.is_not_null().and(boots::fails_at.le(now).assume_not_null());
+    let waits = boots::fails_at.is_null().or(boots::fails_at.gt(now).assume_not_null());
+    let failed: Vec<(String, i64)> = stuck!(before)
+        .filter(late)
+        .group_by(boots::stage)
+        .select((boots::stage, diesel::dsl::count_star()))
+        .load(conn)?;
+    let others: Vec<(String, String, i64)> = stuck!(before)
+        .filter(waits)
+        .group_by((boots::state, boots::stage))
+        .select((boots::state, boots::stage, diesel::dsl::count_star()))
+        .load(conn)?;
+    let failed = failed.into_iter().map(|(stage, count)| ("failed".to_owned(), stage, count));
+    let mut counts = BTreeMap::new();
+    for (state, stage, count) in others.into_iter().chain(failed) {
+        *counts.entry((state, stage)).or_default() += count;
+    }
+    Ok(counts)
+}
