@@ -59,17 +59,18 @@ pub async fn make(
                 return Err(NO_SUCH_NODE);
             }
             let live = tokens::find_live(tx.conn, project, ids)?.pop();
+            let mut steps = Vec::new();
             let token = match live {
                 Some(live) if tokens::hold(tx, live.id)? => live,
                 _ => {
                     tokens::insert(tx, &spare)?;
-                    let step = Step::TokenChanged { at: tx.now };
-                    boots::advance(tx, &[Move { system_id: &system_id, token: None, step }])?;
+                    steps.push(Step::TokenChanged { at: tx.now });
                     spare
                 }
             };
-            let step = Step::ClaimMade { at: tx.now };
-            boots::advance(tx, &[Move { system_id: &system_id, token: None, step }])?;
+            steps.push(Step::ClaimMade { at: tx.now });
+            let one = |step| Move { system_id: &system_id, token: None, step };
+            boots::advance(tx, &steps.into_iter().map(one).collect::<Vec<_>>())?;
             claims::close_for_node(tx, &system_id)?;
             let expires_at = tx.now.checked_add(wanted.ttl).unwrap_or(Timestamp::MAX);
             let format = wanted.format.name();
@@ -177,8 +178,9 @@ async fn fetch_from(app: &App, secret: &ClaimSecret, source: IpAddr) -> Result<C
             let token = tokens::find_accepted(tx.conn, claim.token_id, tx.now)?;
             let token = token.ok_or_else(|| gone("claim_token_ended"))?;
             if claims::update_fetched(tx, &hash, &bound_to)? {
-                let (system_id, step) = (&claim.system_id, Step::PreseedFetched { at: tx.now });
-                boots::advance(tx, &[Move { system_id, token: Some(token.id), step }])?;
+                let step = Step::PreseedFetched { at: tx.now };
+                let system_id = claim.system_id.as_str();
+                boots::advance(tx, &[Move { system_id, token: Some(claim.token_id), step }])?;
                 return Ok::<_, Refusal>(token);
             }
             // Somebody came in between.

@@ -245,9 +245,8 @@ pub async fn reissue(
                 tokens::insert(tx, &given)?;
             }
             if retiring.is_none() {
-                // The old one serves on otherwise, whatever the machine is about.
-                let step = Step::TokenChanged { at: tx.now };
-                boots::advance(tx, &[Move { system_id: &given.system_id, token: None, step }])?;
+                let (system_id, step) = (&*given.system_id, Step::TokenChanged { at: tx.now });
+                boots::advance(tx, &[Move { system_id, token: None, step }])?;
             }
             let detail = json!({
                 "project": id_text(project.0),

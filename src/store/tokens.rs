@@ -86,19 +86,21 @@ pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Optio
         Option<NodeRow>,
     );
     let row: Option<Row> = by_key!(key.as_str()).get_result(conn).optional()?;
-    Ok(row.map(|(id, consumer_key, sealed_secret, used, ended_at, retires_at, made_for, node)| {
-        Known {
-            id,
-            made_for,
-            consumer_key: ConsumerKey::trusted(consumer_key),
-            token_key: key.clone(),
-            sealed_secret,
-            last_used_at: used.map(Timestamp::from),
-            ended: ended_at.is_some(),
-            retires_at: retires_at.map(Timestamp::from),
-            node,
-        }
-    }))
+    Ok(row.map(
+        |(id, consumer_key, sealed_secret, last_used_at, ended_at, retires_at, made_for, node)| {
+            Known {
+                id,
+                made_for,
+                consumer_key: ConsumerKey::trusted(consumer_key),
+                token_key: key.clone(),
+                sealed_secret,
+                last_used_at: last_used_at.map(Timestamp::from),
+                ended: ended_at.is_some(),
+                retires_at: retires_at.map(Timestamp::from),
+                node,
+            }
+        },
+    ))
 }
 
 /// Whether a token speaks for this node still. To be sure of the answer, hold the node first.

@@ -17,12 +17,13 @@ if job["preseed"]:
         file.write(job["preseed"])
 with open("/etc/cloud/cloud.cfg.d/99_lab.cfg", "w", encoding="utf-8") as file:
     json.dump({**LOCAL, "datasource": {"MAAS": job["changes"]}}, file)
+cmdline = f"root=/dev/vda {job['cmdline']}".rstrip()
 with open("/run/cmdline", "w", encoding="utf-8") as file:
-    file.write(job["cmdline"])
+    file.write(cmdline)
 for path, text in job["files"].items():  # what an initramfs would have left in /run
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-environment = dict(os.environ, PATH_PROC_CMDLINE="/run/cmdline", DEBUG_PROC_CMDLINE=job["cmdline"])
+environment = dict(os.environ, PATH_PROC_CMDLINE="/run/cmdline", DEBUG_PROC_CMDLINE=cmdline)
 
 
 def run(*command):

@@ -71,8 +71,11 @@ class Machine:
         """One run of DataSourceMAAS with this preseed; `changes` replace keys of `datasource.MAAS`."""
         return self.run("client.py", dict(preseed=preseed, changes=changes, urls=urls), clock, zone)
 
-    def boot(self, preseed, clock=0, zone="", cmdline="root=/dev/vda", files=(), **changes):
-        """One boot with this preseed, if any, as a file of /etc/cloud/cloud.cfg.d; a second call is a reboot."""
+    def boot(self, preseed, clock=0, zone="", cmdline="", files=(), **changes):
+        """One boot with this preseed, if any, as a file of /etc/cloud/cloud.cfg.d, and these kernel arguments.
+
+        `files` are what an initramfs would have left in /run. A second call is a reboot.
+        """
         job = dict(preseed=preseed, changes=changes, cmdline=cmdline, files=dict(files))
         return self.run("boot.py", job, clock, zone)
 
