@@ -92,6 +92,9 @@ fn write(tx: &mut Tx, system_id: &str, fold: &Fold, is_there: bool) -> QueryResu
 /// nodes have come. The first use of a reissued token ends the one before it. Most polls teach
 /// nothing new, and take no lock.
 pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
+    if learned.is_empty() {
+        return Ok(());
+    }
     let ids: Vec<Id> = learned.iter().map(|(token, _)| *token).collect();
     let speakers: HashMap<Id, String> = node_keys::table
         .filter(node_keys::token_id.eq_any(&ids))

@@ -1,5 +1,6 @@
 """All stages of cloud-init on a machine: what the server handed out really runs, once, and only there."""
 
+import json
 import re
 import time
 
@@ -145,3 +146,44 @@ def a_boot_in_tokyo_ten_years_ahead_sees_no_401(lab):
     assert min(ahead) > YEARS - 900, f"its clock was only {min(ahead):.0f} s ahead"
     equal({x.status for x in requests} & {401, 403}, set(), "refusals")
     equal(boot.skewed, False, "the client noted a clock skew")
+
+
+def shown(node, *command):
+    return json.loads(node.server.cli(*command, node.id, "-o", "json"))
+
+
+@check()
+def the_server_sees_how_each_boot_ended(lab):
+    """D39, D54, D55: ready and still ready after a reboot; failed by a script; failed without data, whatever it says."""
+    node, machine = lab.node("ends-ready", user=payloads.SCRIPT), lab.machine()
+    equal(shown(node, "node", "show")["boot_state"], "issued", "before its boot")
+    preseed = node.preseed("cloud-cfg-d")
+    for boot in ("first", "second"):
+        booted_well(node, machine, machine.boot(preseed), lab)
+        timeline = shown(node, "timeline")
+        equal((timeline["boot_state"], timeline["stage"]), ("ready", "modules-final"), f"after its {boot} boot")
+    told = [entry["what"] for entry in timeline["entries"]]
+    assert "user-data read" in told and told[-1] == "ready", f"timeline: {told}"
+
+    node = lab.node("ends-failed", user=b"#!/bin/sh\nexit 3\n")
+    lab.machine().boot(node.preseed("cloud-cfg-d"))
+    timeline = shown(node, "timeline")
+    equal(timeline["boot_state"], "failed", "after a script that fails")
+    assert "config-scripts-user" in timeline["why"], f"why: {timeline['why']}"
+
+    server = lab.another_server()
+    node = lab.node("ends-without-data", server, user=payloads.SCRIPT)
+
+    def cut(exchange):
+        if exchange.is_metadata and len(server.relay.of(node.token)) > 1:
+            raise ConnectionAbortedError
+
+    server.relay.before[node.token] = cut
+    machine = lab.machine()
+    machine.boot(node.preseed("cloud-cfg-d"))
+    timeline = shown(node, "timeline")
+    equal((timeline["boot_state"], timeline["stage"]), ("failed", "init-network"), "after a boot without data")
+    del server.relay.before[node.token]
+    machine.boot(node.preseed("cloud-cfg-d"))
+    equal(shown(node, "timeline")["boot_state"], "ready", "after the next boot, with data")
+    server.stop()
