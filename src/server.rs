@@ -60,7 +60,7 @@ const LOGIN_EVERY: Duration = Duration::from_secs(30);
 /// How soon the audit is told again of one source that misuses one claim.
 const MISUSE_EVERY: Duration = Duration::from_mins(1);
 
-/// The same of one source, whatever the names.
+/// Failed logins of one source at once, whatever the names, and how soon there may be another.
 const SOURCE_BURST: u32 = 100;
 const SOURCE_EVERY: Duration = Duration::from_secs(1);
 
