@@ -163,10 +163,6 @@ impl Server {
         let socket_listener = bind_socket(&socket)?;
 
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
-        let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
-            StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
-        })?;
         let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
             nonces,
@@ -179,7 +175,7 @@ impl Server {
             identities: Arc::default(),
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
             login_sources: Pace::slow(SOURCE_EVERY, SOURCE_BURST),
-            nobodys_password,
+            nobodys_password: nobodys_password(&mint)?,
             hashing: Semaphore::new(cores),
             policy: policy.clone(),
             service_token_window: SignedDuration::try_from(settings.service_token_window)
@@ -496,6 +492,14 @@ fn leave_nonces(path: &Path, nonces: &Nonces) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&partial, path)?;
     key::sync_directory(path)
+}
+
+/// What is stored of a password that nobody knows.
+fn nobodys_password(mint: &Mint) -> Result<String, StartError> {
+    let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
+    let out_of_memory =
+        |_| StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory));
+    Password::tried(&noise).hash(mint.bytes()).map_err(out_of_memory)
 }
 
 async fn wait_past(clock: &Clock, floor: u64) {
