@@ -60,6 +60,10 @@ const LOGIN_EVERY: Duration = Duration::from_secs(30);
 /// How soon the audit is told again of one source that misuses one claim.
 const MISUSE_EVERY: Duration = Duration::from_mins(1);
 
+/// Failed logins of one source at once, whatever the names, and how soon there may be another.
+const SOURCE_BURST: u32 = 100;
+const SOURCE_EVERY: Duration = Duration::from_secs(1);
+
 /// How long an idle connection is kept: longer than the proxies in front keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
@@ -159,10 +163,6 @@ impl Server {
         let socket_listener = bind_socket(&socket)?;
 
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
-        let nobodys_password = Password::tried(&noise).hash(mint.bytes()).map_err(|_| {
-            StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
-        })?;
         let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
             nonces,
@@ -174,7 +174,8 @@ impl Server {
             ),
             identities: Arc::default(),
             logins: Pace::slow(LOGIN_EVERY, LOGIN_BURST),
-            nobodys_password,
+            login_sources: Pace::slow(SOURCE_EVERY, SOURCE_BURST),
+            nobodys_password: nobodys_password(&mint)?,
             hashing: Semaphore::new(cores),
             policy: policy.clone(),
             service_token_window: SignedDuration::try_from(settings.service_token_window)
@@ -491,6 +492,14 @@ fn leave_nonces(path: &Path, nonces: &Nonces) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&partial, path)?;
     key::sync_directory(path)
+}
+
+/// What is stored of a password that nobody knows.
+fn nobodys_password(mint: &Mint) -> Result<String, StartError> {
+    let noise = mint.bytes::<32>().map(char::from).iter().collect::<String>();
+    let out_of_memory =
+        |_| StartError::Serve(std::io::Error::from(std::io::ErrorKind::OutOfMemory));
+    Password::tried(&noise).hash(mint.bytes()).map_err(out_of_memory)
 }
 
 async fn wait_past(clock: &Clock, floor: u64) {

@@ -10,10 +10,9 @@ use crate::domain::audit::Object;
 use crate::domain::cull::{Cap, Culled, Staleness};
 use crate::domain::identity::By;
 use crate::domain::policy::Action;
-use crate::store::boots;
 use crate::store::columns::Id;
 use crate::store::tokens::{self, StaleBefore};
-use crate::store::{claims, nodes};
+use crate::store::{boots, claims};
 
 /// Tokens ended, or rows deleted, by one transaction: the write lock is never held through a
 /// boot storm.
@@ -97,14 +96,6 @@ pub async fn flush(app: &App) -> Result<usize, Failure> {
         let written = app
             .db
             .write("note reads", move |tx| {
-                let ids: Vec<Id> = uses.iter().map(|(token, _)| *token).collect();
-                let taken_up = tokens::list_taken_up(tx.conn, &ids)?;
-                if !taken_up.is_empty() {
-                    // Another reissue may have come in between: it is looked at again.
-                    let nodes_of: Vec<&str> = taken_up.iter().map(String::as_str).collect();
-                    nodes::hold(tx, &nodes_of)?;
-                    tokens::end_taken_over(tx, &taken_up, &ids)?;
-                }
                 boots::learn(tx, &uses)?;
                 Ok::<_, Failure>(uses.len())
             })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -82,16 +82,15 @@ pub async fn login(
 ) -> Result<Login, Failure> {
     match proof {
         Proof::Password(who, password) => {
-            let counted = match &who {
-                Who::Name(name) => format!("{source} {}", name.folded()),
-                Who::Id(id) => format!("{source} {}", id_text(id.0)),
-                Who::Nobody => format!("{source} "),
-            };
-            let taken = app.logins.take(&counted, Instant::now());
-            taken.map_err(|wait| Failure::Throttled(wait.as_secs() + 1))?;
-            let made = by_password(app, request_id, who, password, scope).await;
+            let (whose, user) = find_user(app, who).await?;
+            let counted = format!("{source} {whose}");
+            let throttled = |wait: Duration| Failure::Throttled(wait.as_secs() + 1);
+            app.login_sources.take(source, Instant::now()).map_err(throttled)?;
+            app.logins.take(&counted, Instant::now()).map_err(throttled)?;
+            let made = by_password(app, request_id, user, password, scope).await;
             if !matches!(made, Err(Failure::Unauthenticated(_))) {
                 app.logins.give_back(&counted);
+                app.login_sources.give_back(source);
             }
             made
         }
@@ -99,13 +98,16 @@ pub async fn login(
     }
 }
 
-async fn by_password(
+/// The user, with the password's hash, and the one name that all tries for the user are counted by.
+async fn find_user(
     app: &App,
-    request_id: String,
     who: Who,
-    password: Password,
-    scope: Scope,
-) -> Result<Login, Failure> {
+) -> Result<(String, Option<(User, Option<String>)>), DbError> {
+    let named = match &who {
+        Who::Name(name) => name.folded(),
+        Who::Id(id) => id_text(id.0),
+        Who::Nobody => String::new(),
+    };
     let found = app
         .db
         .read(move |conn| {
@@ -119,6 +121,17 @@ async fn by_password(
             Ok(Some((user, hash)))
         })
         .await?;
+    let whose = found.as_ref().map_or(named, |(user, _)| id_text(user.id.0));
+    Ok((whose, found))
+}
+
+async fn by_password(
+    app: &App,
+    request_id: String,
+    found: Option<(User, Option<String>)>,
+    password: Password,
+    scope: Scope,
+) -> Result<Login, Failure> {
     let (user, hash) = match found {
         Some((user, hash)) => (Some(user), hash),
         None => (None, None),
@@ -148,6 +161,8 @@ async fn by_token(
     scope: Scope,
 ) -> Result<Login, Failure> {
     let hash = token.hash();
+    // A stranger costs a look-up and no write.
+    find(app, hash, false).await?.ok_or(REFUSED)?;
     issue(app, request_id, move |tx| {
         let known = operator_tokens::find(tx.conn, &hash)?.ok_or(REFUSED)?;
         let end = known.identity.expires_at;

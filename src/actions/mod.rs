@@ -64,6 +64,8 @@ pub struct App {
     pub identities: Arc<Identities>,
     /// How fast each source and name fail to log in.
     pub logins: Pace,
+    /// The same whatever the name: each try costs a core for a while.
+    pub login_sources: Pace,
     /// What a password is tried against when there is none.
     pub nobodys_password: String,
     /// Passwords hashed at once: each takes 19 MiB and a core.

@@ -2,22 +2,17 @@
 
 use serde_json::json;
 
-use super::users::{NO_SUCH_USER, not_node_init};
+use super::users::{NO_SUCH_USER, not_node_init, taken};
 use super::{App, Failure};
 use crate::domain::audit::Object;
 use crate::domain::identity::{By, Name, Role};
 use crate::domain::policy::Action;
 use crate::store::columns::Id;
 use crate::store::projects::{Change, DEFAULT, Project};
-use crate::store::{Tx, grants, is_unique_violation, meta, operator_tokens, projects, users};
+use crate::store::{Tx, grants, meta, operator_tokens, projects, users};
 
 pub const NO_SUCH_PROJECT: Failure = Failure::NotFound("there is no such project");
-const NAME_TAKEN: &str = "this name is taken (names are compared without case)";
 const DEFAULT_STAYS: &str = "the project default always exists, under its name and enabled";
-
-fn taken(error: diesel::result::Error) -> Failure {
-    if is_unique_violation(&error) { Failure::Conflict(NAME_TAKEN.into()) } else { error.into() }
-}
 
 /// # Errors
 /// [`Failure::Conflict`] when the name is taken.

@@ -59,6 +59,8 @@ pub async fn create(app: &App, by: &By, new: NewUser) -> Result<User, Failure> {
     let auditor = app.auditor(by);
     app.db
         .write("create user", move |tx| {
+            // The project is not removed meanwhile.
+            meta::hold_auth_epoch(tx)?;
             let default_project = new.project.map(|wanted| wanted.find(tx)).transpose()?;
             let user = User {
                 id,
@@ -84,7 +86,8 @@ async fn hash(app: &App, password: Option<Password>) -> Result<Option<String>, F
     app.hash(password).await.map(Some)
 }
 
-fn taken(error: diesel::result::Error) -> Failure {
+/// A name of a user or a project that somebody else has is the caller's to change.
+pub(super) fn taken(error: diesel::result::Error) -> Failure {
     if is_unique_violation(&error) { Failure::Conflict(NAME_TAKEN.into()) } else { error.into() }
 }
 

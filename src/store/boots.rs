@@ -89,7 +89,8 @@ fn write(tx: &mut Tx, system_id: &str, fold: &Fold, is_there: bool) -> QueryResu
 }
 
 /// Takes what reads taught of tokens that still speak for a node: their last use, and how far their
-/// nodes have come. Most polls teach nothing new, and take no lock.
+/// nodes have come. The first use of a reissued token ends the one before it. Most polls teach
+/// nothing new, and take no lock.
 pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
     if learned.is_empty() {
         return Ok(());
@@ -114,9 +115,15 @@ pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
         advanced(fold.clone(), one) != fold
     };
     moves.retain(news);
-    if !moves.is_empty() {
-        let ids: BTreeSet<&str> = moves.iter().map(|one| one.system_id).collect();
+    let used: Vec<Id> =
+        learned.iter().filter(|(_, learned)| learned.used.is_some()).map(|(id, _)| *id).collect();
+    let taken_up = tokens::list_taken_up(tx.conn, &used)?;
+    if !moves.is_empty() || !taken_up.is_empty() {
+        let ids = moves.iter().map(|one| one.system_id);
+        let ids: BTreeSet<&str> = ids.chain(taken_up.iter().map(String::as_str)).collect();
         nodes::hold(tx, &ids.into_iter().collect::<Vec<_>>())?;
+        // Another reissue may have come in between: with the nodes held, it is looked at again.
+        tokens::end_taken_over(tx, &taken_up, &used)?;
         // A node that was refolds since it read has nothing to be kept of it.
         let there: Vec<&str> = moves.iter().map(|one| one.system_id).collect();
         let there = nodes::list_there(tx.conn, &there)?;

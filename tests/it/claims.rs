@@ -250,6 +250,10 @@ fn whatever_ends_its_token_ends_a_claim() {
                 assert_eq!(fetch(&server, &path).status, 200);
             }
             server.clock.advance(1);
+            if how == "culled" {
+                // A node that is claimed is passed over; one that nothing is known of is not.
+                server.database.execute(&format!("DELETE FROM boots WHERE system_id = '{id}'"));
+            }
             let at = match below.strip_prefix("/v1") {
                 Some(_) => below.to_owned(),
                 None => format!("/v1/default/nodes/{id}{below}"),
@@ -317,16 +321,6 @@ fn a_boot_that_goes_on_closes_what_it_fetched() {
     report(&node, "modules-config/config-locale");
     assert_gone(&fetch(&server, &path));
     assert_eq!(closed_by(&server, "n1"), "progress");
-
-    // With another token it is another boot that goes on.
-    let path = claim(&server, "n1");
-    assert_eq!(fetch(&server, &path).status, 200);
-    assert_eq!(post(&server, "/v1/default/nodes/n1/token/reissue"), 200);
-    let newer = server.credentials("n1");
-    report(&newer, "modules-config");
-    assert_eq!(fetch(&server, &path).status, 200);
-    report(&node, "modules-final");
-    assert_gone(&fetch(&server, &path));
 }
 
 #[test]

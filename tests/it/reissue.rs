@@ -87,6 +87,24 @@ fn a_new_token_is_live_and_the_old_one_works_until_the_new_one_is_used() {
 }
 
 #[test]
+fn a_first_use_that_is_a_post_ends_the_old_token_with_its_commit() {
+    let server = TestServer::start();
+    let old = server.node("n1");
+    assert_eq!(used(&server, &old), 200);
+    let new = reissue(&server, "n1");
+    let post = |node: &Node| {
+        let header = node.header();
+        let signed = [("Authorization", header.as_str())];
+        let body =
+            br#"{"event_type": "start", "origin": "cloudinit", "name": "init", "description": ""}"#;
+        node.send("POST", "/status/n1", &signed, body).status
+    };
+    assert_eq!((post(&old), post(&new)), (204, 204));
+    assert_eq!(states(&server, "n1"), ["ended", "live"]);
+    assert_eq!((post(&old), post(&new)), (401, 204));
+}
+
+#[test]
 fn a_first_use_is_learnt_within_a_second_and_no_read_waits_for_it() {
     let server = TestServer::start_with(Options::default().system_clock());
     let old = server.node("n1");
