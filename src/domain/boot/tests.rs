@@ -416,6 +416,8 @@ fn read_all() -> Vec<Vec<Vec<Seen>>> {
             let first = of("normal");
             let cut = cut.min(first.len());
             all.push(vec![first[..cut].to_vec(), of("reprovisioned"), of("reboot")]);
+            all.push(vec![first[..cut].to_vec(), of("script-fails")]);
+            all.push(vec![first[..cut].to_vec(), of("metadata-500")]);
         }
     }
     all
@@ -494,12 +496,13 @@ fn the_histories_end_as_they_should() {
         vec![Failed, Ready],
         vec![Failed, Failed],
         vec![Booting, Ready, Ready],
+        vec![Booting, Failed],
     ];
     assert_eq!(ends, expected.into_iter().collect());
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn within_a_boot_any_order_gives_the_same_state((which, history) in shuffled(), clock in clock()) {
