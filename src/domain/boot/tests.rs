@@ -406,6 +406,7 @@ fn read_all() -> Vec<Vec<Vec<Seen>>> {
         all.push(vec![of("script-fails"), of("script-failed-reboot")]);
         all.push(vec![of("cloud-config-url")]);
         all.push(vec![from_activation(of("cloud-config-url"))]);
+        all.push(vec![from_activation(of("cloud-config-url")), of("metadata-500")]);
         all.push(vec![with_stage_starts(of("normal")), with_stage_starts(of("reboot"))]);
         all.push(vec![with_stage_starts(of("metadata-500")), of("metadata-mended")]);
         if suite != "bookworm" {
@@ -497,6 +498,7 @@ fn the_histories_end_as_they_should() {
         vec![Failed, Failed],
         vec![Booting, Ready, Ready],
         vec![Booting, Failed],
+        vec![Ready, Failed],
     ];
     assert_eq!(ends, expected.into_iter().collect());
 }
