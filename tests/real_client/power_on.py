@@ -175,6 +175,7 @@ def server_down(boot):
     """The server ends once it has given the preseed, and is back 20 s later: the machine waits, and gets there."""
     down = threading.Event()
 
+    # Not earlier: cloud-init asks for the claim three times, a second apart, and then never again in that boot.
     def go_down(exchange):
         if "/claim/" in exchange.target and not down.is_set():
             down.set()
