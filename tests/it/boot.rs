@@ -293,6 +293,17 @@ fn what_a_node_read_is_on_record_with_its_next_event() {
 }
 
 #[test]
+fn a_read_just_before_its_token_is_revoked_is_not_lost() {
+    let server = quick();
+    let node = machine(&server, "n1");
+    read(&node, ITEMS[0]);
+    server.operator().session.delete("/v1/default/nodes/n1/token").unwrap();
+    assert_eq!(told(&timeline(&server, "n1"))[..2], ["first signed GET", "instance-id read"]);
+    server.clock.advance(121);
+    assert_eq!(state(&server, "n1"), "failed");
+}
+
+#[test]
 fn a_first_read_without_the_others_fails_after_120_seconds() {
     let server = quick();
     let node = machine(&server, "n1");

@@ -471,8 +471,9 @@ fn d11_d26_without_the_table_of_contents_what_needs_it_is_503() {
 fn d11_without_the_table_of_tokens_everything_signed_is_503_and_nothing_is_401() {
     let (server, node) = one_node();
     let liar = with_secret(&node, "wrong");
-    server.database.execute("DROP TABLE node_keys");
-    server.database.execute("DROP TABLE tokens");
+    for table in ["claims", "node_keys", "tokens"] {
+        server.database.execute(&format!("DROP TABLE {table}"));
+    }
     for path in READS {
         assert_unavailable(&node.get(path));
         assert_unavailable(&liar.get(path));
