@@ -7,12 +7,14 @@ use uuid::Uuid;
 
 use super::{App, Failure, Problem, audit};
 use crate::domain::audit::Object;
+use crate::domain::boot::Learned;
 use crate::domain::cull::{Cap, Culled, Staleness};
 use crate::domain::identity::By;
 use crate::domain::policy::Action;
+use crate::live::Learnt;
 use crate::store::columns::Id;
 use crate::store::tokens::{self, StaleBefore};
-use crate::store::{boots, claims};
+use crate::store::{Tx, boots, claims};
 
 /// Tokens ended, or rows deleted, by one transaction: the write lock is never held through a
 /// boot storm.
@@ -90,25 +92,26 @@ pub async fn cull(
 /// Only the store's; nothing learnt is lost then.
 pub async fn flush(app: &App) -> Result<usize, Failure> {
     let mut flushed = 0;
-    let gathered = app.learnt.take();
-    for batch in gathered.chunks(1000) {
-        let uses = batch.to_vec();
-        let written = app
-            .db
-            .write("note reads", move |tx| {
-                boots::learn(tx, &uses)?;
-                Ok::<_, Failure>(uses.len())
-            })
-            .await;
-        match written {
-            Ok(count) => flushed += count,
-            Err(failure) => {
-                app.learnt.put_back(gathered[flushed..].to_vec());
-                return Err(failure);
-            }
-        }
+    let mut taken = Taken(&app.learnt, app.learnt.take());
+    while !taken.1.is_empty() {
+        let some = taken.1.len().min(1000);
+        let uses = taken.1[..some].to_vec();
+        let note = move |tx: &mut Tx| Ok::<_, Failure>(boots::learn(tx, &uses)?);
+        app.db.write("note reads", note).await?;
+        taken.1.drain(..some);
+        flushed += some;
     }
     Ok(flushed)
+}
+
+/// What was taken out to be committed: what is left of it goes back, also when whoever asked for
+/// the flush has left meanwhile. Taken in twice it does no harm.
+struct Taken<'a>(&'a Learnt, Vec<(Id, Learned)>);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.put_back(std::mem::take(&mut self.1));
+    }
 }
 
 /// Ends superseded tokens at their deadline, and deletes the tokens that ended longer ago than

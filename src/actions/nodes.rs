@@ -213,6 +213,9 @@ pub async fn change(
             let before = nodes::find(tx.conn, project, &system_id, tx.now)?.ok_or(NO_SUCH_NODE)?;
             if to.is_some_and(|to| to != project) {
                 tokens::end_for_node(tx, &system_id, EndedBy::Project)?;
+                // What it was on its way to there is over.
+                let step = Step::TokenChanged { at: tx.now };
+                boots::advance(tx, &[Move { system_id: &system_id, token: None, step }])?;
             }
             match nodes::update(tx, &id, &change, to) {
                 Err(error) if is_unique_violation(&error) => {

@@ -59,7 +59,7 @@ pub type Share = OwnedSemaphorePermit;
 
 impl Memory {
     fn new(bytes: usize) -> Memory {
-        Memory { kibibytes: Arc::new(Semaphore::new(bytes >> 10)) }
+        Memory { kibibytes: Arc::new(Semaphore::new(bytes.div_ceil(1 << 10).max(1))) }
     }
 
     /// Waits for room for so many bytes.
@@ -254,7 +254,8 @@ async fn write(app: &App, news: Vec<NewEvent>) -> Vec<Result<(), Unstored>> {
     let whole = append(app, news.clone(), 0..news.len()).await;
     match whole {
         Ok(appended) => appended.into_iter().map(outcome).collect(),
-        Err(error) if news.len() == 1 || !is_of_one_event(&error) => {
+        // A lone one is tried again too: on PostgreSQL it may have met another in a deadlock.
+        Err(error) if !is_of_one_event(&error) => {
             let why = error.to_string();
             news.iter().map(|_| Err(Unstored::Store(why.clone()))).collect()
         }

@@ -1,12 +1,12 @@
 //! How far nodes have come: each one's fold, advanced in the transaction that has the news.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use diesel::prelude::*;
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
-use super::schema::{boots, node_keys, nodes as nodes_table, projects};
+use super::schema::{boots, node_keys, nodes as nodes_table, projects, tokens as tokens_table};
 use super::{DbConnection, Tx, nodes, tokens};
 use crate::domain::boot::{Fold, Learned, Step};
 use crate::domain::node::BootState;
@@ -119,15 +119,19 @@ pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
         learned.iter().filter(|(_, learned)| learned.used.is_some()).map(|(id, _)| *id).collect();
     let taken_up = tokens::list_taken_up(tx.conn, &used)?;
     if !moves.is_empty() || !taken_up.is_empty() {
-        let ids = moves.iter().map(|one| one.system_id);
-        let ids: BTreeSet<&str> = ids.chain(taken_up.iter().map(String::as_str)).collect();
-        nodes::hold(tx, &ids.into_iter().collect::<Vec<_>>())?;
+        let held = moves.iter().map(|one| one.system_id);
+        let held: BTreeSet<&str> = held.chain(taken_up.iter().map(String::as_str)).collect();
+        nodes::hold(tx, &held.into_iter().collect::<Vec<_>>())?;
+        // Whoever was ended or removed before the rows were held has nothing to tell any more.
+        let speaking: HashSet<Id> = node_keys::table
+            .filter(node_keys::token_id.eq_any(&ids))
+            .select(node_keys::token_id)
+            .load::<Id>(tx.conn)?
+            .into_iter()
+            .collect();
+        moves.retain(|one| one.token.is_some_and(|token| speaking.contains(&token)));
         // Another reissue may have come in between: with the nodes held, it is looked at again.
         tokens::end_taken_over(tx, &taken_up, &used)?;
-        // A node that was refolds since it read has nothing to be kept of it.
-        let there: Vec<&str> = moves.iter().map(|one| one.system_id).collect();
-        let there = nodes::list_there(tx.conn, &there)?;
-        moves.retain(|one| there.contains(one.system_id));
         advance(tx, &moves)?;
     }
     for (token, learned) in learned {
@@ -138,10 +142,14 @@ pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
     Ok(())
 }
 
-/// What may have been read and not written down when a server was killed fails nobody.
+/// What may have been read and not written down when a server was killed fails nobody. A deadline
+/// that passed before the last read that was written down was not missed.
 pub fn forget_deadlines(tx: &mut Tx) -> QueryResult<usize> {
+    let last: Option<Micros> =
+        tokens_table::table.select(diesel::dsl::max(tokens_table::last_used_at)).first(tx.conn)?;
+    let last = last.unwrap_or(Micros::from(Timestamp::MIN));
     let waiting: Vec<String> = boots::table
-        .filter(boots::fails_at.is_not_null())
+        .filter(boots::fails_at.gt(last).assume_not_null())
         .order(boots::system_id)
         .select(boots::system_id)
         .load(tx.conn)?;

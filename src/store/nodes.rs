@@ -1,7 +1,5 @@
 //! Nodes and their labels.
 
-use std::collections::HashSet;
-
 use diesel::prelude::*;
 use diesel::result::OptionalEmptyChangesetExtension;
 use jiff::Timestamp;
@@ -257,12 +255,6 @@ pub fn hold(tx: &mut Tx, system_ids: &[&str]) -> QueryResult<()> {
             .load::<String>(conn)
             .map(drop),
     }
-}
-
-/// Those of these nodes that there are, whatever their project.
-pub fn list_there(conn: &mut DbConnection, system_ids: &[&str]) -> QueryResult<HashSet<String>> {
-    let there = nodes::table.filter(nodes::system_id.eq_any(system_ids)).select(nodes::system_id);
-    Ok(there.load(conn)?.into_iter().collect())
 }
 
 /// The node is to be installed anew: it gets another instance-id.

@@ -353,9 +353,22 @@ fn a_server_that_was_killed_fails_nobody_for_what_it_did_not_write_down() {
     // What is read from now on counts again.
     let node = Node { address: server.node, ..node };
     read(&node, ITEMS[0]);
-    let server = server.restart();
+    let mut server = server.restart();
     server.clock.advance(120);
     assert_eq!(state(&server, "n1"), "failed", "a clean stop loses nothing");
+    // Others read after that, and what they read was written down: this one failed for good.
+    server.clock.advance(60);
+    let other = machine(&server, "n2");
+    read(&other, ITEMS[0]);
+    flush(&server);
+    server.stop();
+    std::fs::remove_file(server.dir.path().join("nonces")).unwrap();
+    let options = Options { clock: server.clock.clone(), ..Options::default() };
+    let server = TestServer::open(options, server.dir.clone(), server.database.clone());
+    let server = server.map_err(|e| e.to_string()).unwrap();
+    server.clock.advance(86_400);
+    assert_eq!(state(&server, "n1"), "failed");
+    assert_eq!(state(&server, "n2"), "contacted");
 }
 
 #[test]

@@ -175,11 +175,14 @@ fn w06_w09_d51_what_is_no_json_object_is_refused_and_the_connection_kept() {
         ("not json SECRET", "the report is not JSON"),
         ("{\"name\": NaN}", "the report is not JSON"),
         ("{} {}", "the report is not JSON"),
-        ("1", "the report is not one JSON object of single keys"),
-        ("null", "the report is not one JSON object of single keys"),
-        ("\"SECRET\"", "the report is not one JSON object of single keys"),
-        ("[]", "the report is not one JSON object of single keys"),
-        ("{\"name\": \"a\", \"name\": \"b\"}", "the report is not one JSON object of single keys"),
+        ("1", "the report is not one JSON object of single keys, at most 1000"),
+        ("null", "the report is not one JSON object of single keys, at most 1000"),
+        ("\"SECRET\"", "the report is not one JSON object of single keys, at most 1000"),
+        ("[]", "the report is not one JSON object of single keys, at most 1000"),
+        (
+            "{\"name\": \"a\", \"name\": \"b\"}",
+            "the report is not one JSON object of single keys, at most 1000",
+        ),
     ] {
         let header = node.header();
         let headers = [("Authorization", header.as_str())];
@@ -417,6 +420,37 @@ fn i05_d07_another_nodes_status_is_403_and_nothing_is_stored() {
     }
     assert_eq!(node.post("/status", &[], b"").status, 404);
     assert_eq!(node.post("/status/n1/x", &[], b"").status, 404);
+}
+
+#[test]
+fn what_a_report_says_is_bounded_apart_from_its_files() {
+    let server = TestServer::start();
+    let node = server.node("n1");
+    // Many short keys, which are each compared with those before them.
+    for keys in [1001, 9000, 1_000_000] {
+        let body: Vec<String> = (0..keys).map(|key| format!("\"{key:x}\":0")).collect();
+        let body = format!("{{{}}}", body.join(","));
+        let status = node.report_bytes(body.as_bytes()).status;
+        assert!(matches!(status, 400 | 413), "{keys} keys: {status}");
+    }
+    let event = |description: usize| {
+        json!({"event_type": "start", "origin": "o", "name": "n", "timestamp": description,
+               "description": "x".repeat(description)})
+    };
+    assert_eq!(node.report_bytes(event(200 << 10).to_string().as_bytes()).status, 204);
+    assert_eq!(node.report_bytes(event(257 << 10).to_string().as_bytes()).status, 413);
+    let mut files = event(1);
+    files["files"] = json!(vec![json!({}); 100_000]);
+    assert_eq!(node.report_bytes(files.to_string().as_bytes()).status, 413);
+    files["files"] =
+        json!([{"path": "p".repeat(300 << 10), "encoding": "base64", "content": "eA=="}]);
+    assert_eq!(node.report_bytes(files.to_string().as_bytes()).status, 413);
+    let form = format!("op=signal&status=OK&error={}", "x".repeat(300 << 10));
+    let form_type = ("Content-Type", "application/x-www-form-urlencoded");
+    let header = node.header();
+    let headers = [("Authorization", header.as_str()), form_type];
+    let reply = node.send("POST", "/2012-03-01/", &headers, form.as_bytes());
+    assert_eq!(reply.status, 413);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Forms: `application/x-www-form-urlencoded` and `multipart/form-data`.
 
-use super::{Bounds, Refused, ReportedFile, multipart, storable};
+use super::{Bounds, Refused, ReportedFile, multipart, storable, within_words};
 
 /// Fields of a form at the most.
 pub(super) const MOST_FIELDS: usize = 1000;
@@ -25,6 +25,10 @@ impl Form {
             "multipart/form-data" => multipart::form(parameters, body, bounds),
             _ => Ok(Form::default()),
         }
+        .and_then(|form| {
+            within_words(form.fields.iter().map(|(name, value)| name.len() + value.len()).sum())?;
+            Ok(form)
+        })
     }
 
     fn urlencoded(body: &[u8]) -> Result<Form, Refused> {

@@ -10,12 +10,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::files::{Packed, Packing};
-use super::{Bounds, Draft, EventType, Outcome, Refused, Report, Stamp, storable};
+use super::{Bounds, Draft, EventType, Outcome, Refused, Report, Stamp, storable, within_words};
 
 pub fn draft(body: &mut [u8], bounds: Bounds) -> Result<Draft, Refused> {
     let one = |problem: &str| Refused::Invalid(vec![problem.to_owned()]);
@@ -26,10 +26,14 @@ pub fn draft(body: &mut [u8], bounds: Bounds) -> Result<Draft, Refused> {
     let text = std::str::from_utf8(body).map_err(|_| one("the report is not UTF-8"))?;
     let fields: Fields = serde_json::from_str(text).map_err(|error| {
         one(match error.classify() {
-            serde_json::error::Category::Data => "the report is not one JSON object of single keys",
+            serde_json::error::Category::Data => {
+                "the report is not one JSON object of single keys, at most 1000"
+            }
             _ => "the report is not JSON",
         })
     })?;
+    let mut said = Said::default();
+    said.more(fields.0.iter().filter(|(key, _)| key != "files"))?;
     let mut reader = Reader { fields, problems: Vec::new() };
 
     let event_type = reader.required("event_type", |text| {
@@ -55,7 +59,7 @@ pub fn draft(body: &mut [u8], bounds: Bounds) -> Result<Draft, Refused> {
     if let Some(odd) = timestamp.as_ref().filter(|stamp| stamp.instant().is_none()) {
         extra.insert("timestamp".into(), odd.as_str().into());
     }
-    let packed = files(&mut reader, &mut extra, bounds)?;
+    let packed = files(&mut reader, &mut extra, &mut said, bounds)?;
     for (key, raw) in reader.fields.0 {
         extra.insert(storable(key), value(raw));
     }
@@ -80,10 +84,11 @@ pub fn draft(body: &mut [u8], bounds: Bounds) -> Result<Draft, Refused> {
 fn files(
     reader: &mut Reader,
     extra: &mut Map<String, Value>,
+    said: &mut Said,
     bounds: Bounds,
 ) -> Result<Vec<Packed>, Refused> {
     let Some(raw) = reader.take("files") else { return Ok(Vec::new()) };
-    let Ok(items) = serde_json::from_str::<Vec<Fields>>(raw.get()) else {
+    let Ok(Items(items)) = serde_json::from_str(raw.get()) else {
         reader.wrong("files", "a list of objects of single keys");
         return Ok(Vec::new());
     };
@@ -93,6 +98,7 @@ fn files(
     let mut packed = Vec::new();
     let mut left = Vec::new();
     for (number, fields) in items.into_iter().enumerate() {
+        said.more(fields.0.iter().filter(|(key, _)| key != "content"))?;
         let mut file = Reader { fields, problems: Vec::new() };
         let path = file.required("path", str::to_owned);
         let encoding = file.optional("encoding", str::to_owned);
@@ -135,6 +141,9 @@ fn files(
     Ok(packed)
 }
 
+/// Keys of one object: each is compared with those before it.
+const MOST_KEYS: usize = 1000;
+
 /// The fields of an object as they were written, in their order.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
@@ -151,8 +160,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields: Vec<(String, &RawValue)> = Vec::new();
                 while let Some((key, raw)) = map.next_entry::<String, _>()? {
-                    if fields.iter().any(|(other, _)| *other == key) {
-                        return Err(serde::de::Error::custom("duplicate key"));
+                    if fields.len() == MOST_KEYS || fields.iter().any(|(other, _)| *other == key) {
+                        return Err(serde::de::Error::custom("too many keys, or one twice"));
                     }
                     fields.push((key, raw));
                 }
@@ -160,6 +169,48 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
             }
         }
         from.deserialize_map(Keys)
+    }
+}
+
+/// How much a report says apart from what is in its files: it is kept in its row.
+#[derive(Default)]
+struct Said(usize);
+
+impl Said {
+    fn more<'f, 'a: 'f>(
+        &mut self,
+        fields: impl Iterator<Item = &'f (String, &'a RawValue)>,
+    ) -> Result<(), Refused> {
+        self.0 += fields.map(|(key, raw)| key.len() + raw.get().len()).sum::<usize>();
+        within_words(self.0)
+    }
+}
+
+/// A list of objects, of which no more are held than any setting allows.
+struct Items<'a>(Vec<Fields<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Some1000;
+        impl<'de> Visitor<'de> for Some1000 {
+            type Value = Items<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Items<'de>, A::Error> {
+                let mut items = Vec::new();
+                while items.len() <= MOST_KEYS
+                    && let Some(fields) = list.next_element()?
+                {
+                    items.push(fields);
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Items(items))
+            }
+        }
+        from.deserialize_seq(Some1000)
     }
 }
 

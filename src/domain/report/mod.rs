@@ -132,6 +132,17 @@ pub enum Refused {
     Invalid(Vec<String>),
 }
 
+/// Bytes of all that a report says apart from its files: events are listed a thousand at a time.
+const MOST_SAID: usize = 256 << 10;
+
+fn within_words(bytes: usize) -> Result<(), Refused> {
+    if bytes > MOST_SAID {
+        let why = format!("a report without its files is at most {MOST_SAID} bytes");
+        return Err(Refused::TooLarge(why));
+    }
+    Ok(())
+}
+
 /// A report that was read, with its files still packed.
 #[derive(Debug)]
 pub struct Draft {

@@ -16,7 +16,7 @@ use crate::http::body;
 /// How long a post waits for room in memory, and how long for the disk: with the signature's own
 /// time its answer begins within the 10 s that a client is promised.
 const ROOM: Duration = Duration::from_secs(1);
-const COMMIT: Duration = Duration::from_millis(4500);
+const COMMIT: Duration = Duration::from_secs(3);
 
 /// A body may be this slow at first, and then no slower than 8 KiB/s.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
@@ -45,14 +45,18 @@ pub async fn status(
         return Err(Answer { reason: "other_node", ..response.into() });
     }
     let (mut body, share) = read(request, app, &signed, body).await?;
+    let size = body.len();
     let bounds = bounds(app);
-    let draft = off_thread(body.len(), move || Draft::from_json(&mut body, bounds)).await?;
+    // The work owns its room in memory: a client that leaves does not end it.
+    let read = move || Ok((Draft::from_json(&mut body, bounds)?, share));
+    let (draft, share) = off_thread(size, read).await?;
     let mut shares = vec![share];
     let most = draft.most_unpacked(bounds);
     if most > 0 {
         shares.push(within(ROOM, app.reports.unpacked.take(most)).await?);
     }
-    let report = off_thread(most, move || draft.unpack(bounds)).await?;
+    let unpack = move || Ok((draft.unpack(bounds)?, shares));
+    let (report, shares) = off_thread(most, unpack).await?;
     store(request, app, signed, report, shares).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -68,7 +72,9 @@ pub async fn operation(
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let bounds = bounds(app);
-    let form = off_thread(body.len(), move || Form::parse(&content_type, &body, bounds)).await?;
+    let size = body.len();
+    let parse = move || Ok((Form::parse(&content_type, &body, bounds)?, share));
+    let (form, share) = off_thread(size, parse).await?;
     let named = named_operation(request).or_else(|| form.last("op").map(str::to_owned));
     match named.as_deref() {
         Some("signal") => {

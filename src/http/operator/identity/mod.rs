@@ -52,6 +52,13 @@ fn name(text: &str) -> Result<Name, String> {
     Name::parse(text)
 }
 
+/// Keystone's clients send an object's id along with a change; it cannot be changed.
+fn keep_id(fields: &mut Fields, of: &str) {
+    if fields.text("id").is_some_and(|sent| id(&sent) != id(of)) {
+        fields.refuse("id", "an id is not changed");
+    }
+}
+
 /// Text of a person's choice, for people to read.
 fn note(text: &str) -> Result<String, String> {
     if text.len() <= 255 && !text.contains(char::is_control) {

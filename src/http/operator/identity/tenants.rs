@@ -4,10 +4,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ENABLED, envelope, id, name, note, only};
+use super::{ENABLED, envelope, id, keep_id, name, note, only};
 use crate::actions::projects::NO_SUCH_PROJECT;
 use crate::actions::users::NO_SUCH_USER;
-use crate::actions::{self, Failure, Problem};
+use crate::actions::{self, Failure};
 use crate::domain::identity::{Name, Role, id_text};
 use crate::http::Shared;
 use crate::http::error::HttpError;
@@ -115,12 +115,8 @@ pub async fn change(
         description: fields.parsed("description", note),
         enabled: fields.flag("enabled", ENABLED),
     };
-    let same = fields.text("id").is_none_or(|sent| super::id(&sent) == id(&tenant));
-    let mut problems = fields.finish();
-    if !same {
-        problems.push(Problem::field("id", "a project's id is not changed"));
-    }
-    refuse_if(problems)?;
+    keep_id(&mut fields, &tenant);
+    refuse_if(fields.finish())?;
     let id = id(&tenant).ok_or(NO_SUCH_PROJECT)?;
     Ok(one(actions::projects::change(&shared.app, &by, id, change).await?))
 }

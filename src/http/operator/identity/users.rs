@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ENABLED, envelope, id, name, note, only};
+use super::{ENABLED, envelope, id, keep_id, missing, name, note, only};
 use crate::actions::users::{NO_SUCH_USER, NewUser, UserChange, Wanted};
 use crate::actions::{self, Problem};
 use crate::domain::identity::{Name, id_text};
@@ -123,13 +123,8 @@ pub async fn change(
         email: fields.parsed("email", note),
         project: wanted(&mut fields),
     };
-    // Keystone's clients send the id along; it cannot be changed.
-    let same = fields.text("id").is_none_or(|sent| super::id(&sent) == id(&user));
-    let mut problems = fields.finish();
-    if !same {
-        problems.push(Problem::field("id", "a user's id is not changed"));
-    }
-    refuse_if(problems)?;
+    keep_id(&mut fields, &user);
+    refuse_if(fields.finish())?;
     let id = id(&user).ok_or(NO_SUCH_USER)?;
     Ok(one(actions::users::change(&shared.app, &by, Action::UserChange, id, change).await?))
 }
@@ -143,13 +138,10 @@ pub async fn set_password(
 ) -> Result<HttpResponse, HttpError> {
     let mut fields = envelope(&shared, &request, payload, "user").await?;
     let password = password(&mut fields);
-    let same = fields.text("id").is_none_or(|sent| super::id(&sent) == id(&user));
-    let mut problems = fields.finish();
+    keep_id(&mut fields, &user);
+    let problems = fields.finish();
     if password.is_none() && problems.is_empty() {
-        problems.push(Problem::field("password", "this is required"));
-    }
-    if !same {
-        problems.push(Problem::field("id", "a user's id is not changed"));
+        return Err(missing("password"));
     }
     refuse_if(problems)?;
     let id = id(&user).ok_or(NO_SUCH_USER)?;
