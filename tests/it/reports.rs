@@ -484,11 +484,11 @@ fn a_repeated_event_is_stored_once_and_one_without_a_time_is_never_a_repeat() {
 #[test]
 fn w16_d46_what_a_node_posts_stays_in_its_order() {
     let server = TestServer::start_with(Options::default().flag("node-rate", "1000000"));
-    let nodes: Vec<Node> = (0..8).map(|i| server.node(&format!("n{i}"))).collect();
+    let nodes: Vec<Node> = (0..50).map(|i| server.node(&format!("n{i}"))).collect();
     std::thread::scope(|scope| {
         for node in &nodes {
             scope.spawn(|| {
-                for number in 0..50 {
+                for number in 0..80 {
                     let kind = if number % 2 == 0 { "start" } else { "finish" };
                     let sent = json!({"name": number.to_string(), "event_type": kind, "timestamp": number});
                     assert_taken(&node.report(&event(sent)));
@@ -502,7 +502,28 @@ fn w16_d46_what_a_node_posts_stays_in_its_order() {
             .iter()
             .map(|event| event["name"].as_str().unwrap().parse().unwrap())
             .collect();
-        assert_eq!(names, (0..50).collect::<Vec<u32>>(), "{}", node.system_id);
+        assert_eq!(names, (0..80).collect::<Vec<u32>>(), "{}", node.system_id);
+    }
+}
+
+#[test]
+fn d53_who_does_not_sign_is_told_so_whatever_the_store_is_like() {
+    let (server, node) = started();
+    for table in ["claims", "node_keys", "tokens"] {
+        server.database.execute(&format!("DROP TABLE {table}"));
+    }
+    let body = event(json!({})).to_string();
+    // A new client without credentials would try again for ever after a 503.
+    let reply = node.send("POST", "/status/n1", &[], body.as_bytes());
+    assert_refused(&reply, "credentials_missing");
+    assert_eq!(node.report(&event(json!({}))).status, 503);
+}
+
+#[test]
+fn d57_what_curtin_asks_of_an_api_that_is_not_here_is_404() {
+    let (_server, node) = started();
+    for path in ["/MAAS/api/version/", "/MAAS/api/2.0/version/"] {
+        assert_eq!(wire::send(node.address, "GET", path, &[], b"").status, 404, "{path}");
     }
 }
 
