@@ -221,9 +221,6 @@ impl App {
     /// # Errors
     /// [`Failure::NotFound`] when there is none.
     pub async fn project(&self, name_or_id: String) -> Result<Id, Failure> {
-        if name_or_id.contains('\0') {
-            return Err(projects::NO_SUCH_PROJECT); // PostgreSQL refuses to look for it
-        }
         let found = self.db.read(move |conn| store::projects::find(conn, &name_or_id)).await?;
         found.map(|project| project.id).ok_or(projects::NO_SUCH_PROJECT)
     }

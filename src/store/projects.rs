@@ -32,6 +32,9 @@ macro_rules! rows {
 
 /// By name or by id, as a URL may have either.
 pub fn find(conn: &mut DbConnection, name_or_id: &str) -> QueryResult<Option<Project>> {
+    if name_or_id.contains('\0') {
+        return Ok(None); // PostgreSQL refuses to look for it
+    }
     let named = rows!().filter(projects::name.eq(name_or_id)).first(conn).optional()?;
     match (named, Uuid::try_parse(name_or_id)) {
         (None, Ok(id)) => find_by_id(conn, Id(id)),

@@ -336,24 +336,30 @@ fn a_first_read_without_the_others_fails_after_120_seconds() {
     assert_eq!(state(&server, "n1"), "contacted");
 }
 
-#[test]
-fn a_server_that_was_killed_fails_nobody_for_what_it_did_not_write_down() {
-    let mut server = quick();
-    let node = machine(&server, "n1");
-    read(&node, ITEMS[0]);
-    flush(&server);
+/// The same server, started again as if it had been killed.
+fn killed(mut server: TestServer) -> TestServer {
     server.stop();
     // A clean stop leaves this behind, a kill does not.
     std::fs::remove_file(server.dir.path().join("nonces")).unwrap();
     let options = Options { clock: server.clock.clone(), ..Options::default() };
-    let server = TestServer::open(options, server.dir.clone(), server.database.clone());
-    let server = server.map_err(|e| e.to_string()).unwrap();
+    TestServer::open(options, server.dir.clone(), server.database.clone())
+        .map_err(|e| e.to_string())
+        .unwrap()
+}
+
+#[test]
+fn a_server_that_was_killed_fails_nobody_for_what_it_did_not_write_down() {
+    let server = quick();
+    let node = machine(&server, "n1");
+    read(&node, ITEMS[0]);
+    flush(&server);
+    let server = killed(server);
     server.clock.advance(86_400);
     assert_eq!(state(&server, "n1"), "contacted");
     // What is read from now on counts again.
     let node = Node { address: server.node, ..node };
     read(&node, ITEMS[0]);
-    let mut server = server.restart();
+    let server = server.restart();
     server.clock.advance(120);
     assert_eq!(state(&server, "n1"), "failed", "a clean stop loses nothing");
     // Others read after that, and what they read was written down: this one failed for good.
@@ -361,11 +367,7 @@ fn a_server_that_was_killed_fails_nobody_for_what_it_did_not_write_down() {
     let other = machine(&server, "n2");
     read(&other, ITEMS[0]);
     flush(&server);
-    server.stop();
-    std::fs::remove_file(server.dir.path().join("nonces")).unwrap();
-    let options = Options { clock: server.clock.clone(), ..Options::default() };
-    let server = TestServer::open(options, server.dir.clone(), server.database.clone());
-    let server = server.map_err(|e| e.to_string()).unwrap();
+    let server = killed(server);
     server.clock.advance(86_400);
     assert_eq!(state(&server, "n1"), "failed");
     assert_eq!(state(&server, "n2"), "contacted");

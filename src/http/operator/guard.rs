@@ -321,9 +321,6 @@ fn same_id(text: &str, id: Uuid) -> bool {
 }
 
 async fn find_project(app: &App, named: String) -> Result<Option<(Id, String)>, DbError> {
-    if named.contains('\0') {
-        return Ok(None); // PostgreSQL refuses to look for it
-    }
     let found = app.db.read(move |conn| projects::find(conn, &named)).await?;
     Ok(found.map(|project| (project.id, project.name)))
 }
