@@ -147,7 +147,7 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
         Ok(Err(refusal)) => return refuse(app, request, &refusal),
         Err(answer) => return answer,
     };
-    let system_id = signed.node.system_id.clone();
+    let system_id = signed.system_id().to_owned();
     let target = received.target;
     let mut answer = match (request.method(), target) {
         (method @ &(Method::GET | Method::HEAD), _) => {
@@ -155,7 +155,7 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
             if target == Target::Version && operation.is_some() {
                 reports::unrecognised(method.as_str(), operation.as_deref())
             } else {
-                let read = metadata::read(app, signed, target, method);
+                let read = metadata::read(app, &signed, target, method);
                 match tokio::time::timeout_at(until, read).await.map_err(late) {
                     Ok(Ok(response)) => response.into(),
                     Ok(Err(error)) => unavailable("store", Some(error.to_string())),
@@ -233,7 +233,7 @@ fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
         Refusal::Nonce { .. } => unauthorized("nonce_refused"),
         Refusal::NotANode => text(StatusCode::FORBIDDEN, "Not authenticated as a known node."),
         Refusal::TooMany { retry_after } => too_many(*retry_after),
-        Refusal::Store(error) => return unavailable("store", Some(error.to_string())),
+        Refusal::Store(why) => return unavailable("store", Some(why.clone())),
         Refusal::Seal => {
             return unavailable("seal_broken", Some("a stored secret does not open".into()));
         }

@@ -40,7 +40,7 @@ pub async fn status(
     named: &str,
     body: Body,
 ) -> Taken<HttpResponse> {
-    if named != signed.node.system_id {
+    if named != signed.system_id() {
         let response = text(StatusCode::FORBIDDEN, "Not authenticated as this node.");
         return Err(Answer { reason: "other_node", ..response.into() });
     }
@@ -135,7 +135,7 @@ async fn read(
     if size > limit {
         return Err(too_large(&format!("a report is at most {limit} bytes")));
     }
-    let room = app.reports.room(&signed.node.system_id, size);
+    let room = app.reports.room(signed.system_id(), size);
     let (share, _turn) = within(ROOM, room).await?;
     let bytes = match body {
         Body::Read(bytes) => bytes,
