@@ -257,8 +257,10 @@ fn kind(declared: &str) -> String {
 fn columns(conn: &mut DbConnection) -> BTreeSet<Shape> {
     let rows: Vec<Shape> = match conn {
         DbConnection::Sqlite(conn) => diesel::sql_query(
-            "SELECT m.name AS table_name, c.name AS column_name, c.type AS kind, \
-             c.\"notnull\" = 0 AS nullable \
+            // A row id that is counted is called INTEGER there, and is 64 bits wide.
+            "SELECT m.name AS table_name, c.name AS column_name, \
+             CASE WHEN c.pk = 1 AND m.sql LIKE '%AUTOINCREMENT%' THEN 'BIGINT' ELSE c.type END \
+             AS kind, c.\"notnull\" = 0 AS nullable \
              FROM sqlite_master m, pragma_table_info(m.name) c \
              WHERE m.type = 'table' AND m.name <> '__diesel_schema_migrations' \
              AND m.name NOT LIKE 'sqlite_%'",

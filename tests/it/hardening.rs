@@ -88,8 +88,9 @@ fn every_answer_carries_date_length_vary_no_store_and_a_request_id() {
     ]);
     let too_many = (0..30).map(|_| node.get("/")).find(|reply| reply.status == 429);
     replies.extend(too_many);
+    let late = server.node("n4");
     server.database.execute("DROP TABLE contents");
-    replies.push(other.get("/latest/user-data"));
+    replies.push(late.get("/latest/user-data"));
 
     let mut statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
     statuses.sort_unstable();
@@ -448,21 +449,17 @@ fn assert_unavailable(reply: &Reply) {
 }
 
 #[test]
-fn d11_d26_without_the_table_of_contents_what_needs_it_is_503() {
+fn d11_d26_without_the_table_of_contents_what_is_not_in_memory_is_503() {
     for absent in ["empty", "not-found"] {
         let (server, node) = with(Options::default().flag("absent-items", absent));
+        let cold = server.node("n2");
         server.operator().set("n1", "user-data", b"#!/bin/sh\n");
+        let before: Vec<_> = READS.iter().map(|path| node.get(path).brief()).collect();
+        assert!(before.contains(&(200, "#!/bin/sh\n".to_owned())));
         server.database.execute("DROP TABLE contents");
-        for path in READS {
-            let reply = node.get(path);
-            match path.rsplit('/').next() {
-                // What the node's row says does not need that table.
-                Some("instance-id" | "local-hostname" | "public-keys") => {
-                    assert_eq!(reply.status, 200, "{path}");
-                }
-                _ if path == "/" => assert_eq!(reply.status, 200),
-                _ => assert_unavailable(&reply),
-            }
+        for (path, before) in READS.iter().zip(&before) {
+            assert_eq!(&node.get(path).brief(), before, "{path}");
+            assert_unavailable(&cold.get(path));
         }
     }
 }
@@ -631,10 +628,31 @@ fn authority(url: &str) -> (String, String) {
 }
 
 #[test]
-fn d11_while_the_database_cannot_be_reached_reads_are_503_and_then_good_again() {
+fn d11_a_server_cut_from_its_database_serves_from_memory_for_5_s_then_503_then_again() {
     let (server, node, mut cable) = cabled();
+    let cold = server.node("n2");
     assert_eq!(node.get(ID).brief(), (200, "n1".to_owned()));
     cable.cut();
+    let cut = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_unavailable(&cold.get(ID));
+            assert!(cut.elapsed() < Duration::from_secs(10), "{:?}", cut.elapsed());
+        });
+        // What was known goes on to be served, and no longer than it may be.
+        loop {
+            let (reply, asked) = (node.get(ID), cut.elapsed());
+            if reply.status != 200 {
+                assert_unavailable(&reply);
+                break;
+            }
+            assert_eq!(reply.text(), "n1");
+            assert!(asked < Duration::from_millis(5_800), "{asked:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let served = cut.elapsed();
+        assert!(served > Duration::from_secs(4), "memory was of no use: {served:?}");
+    });
     std::thread::scope(|scope| {
         for path in READS {
             let node = &node;
@@ -858,6 +876,10 @@ fn no_secret_is_in_any_answer_or_in_the_log() {
     let bad = format!("{{\"hostname\": \"{secret}!\", \"{secret}\": 1}}");
     let json = [("content-type", "application/json")];
     replies.push(operator.send(Method::POST, "/v1/default/nodes", &json, bad.as_bytes()));
+    // What is changed is read anew.
+    let rename = br#"{"hostname": "another"}"#;
+    let renamed = operator.send(Method::PATCH, "/v1/default/nodes/n1", &json, rename);
+    assert_eq!(renamed.status, 200);
     home.database.execute("DROP TABLE contents");
     replies.push(node.get("/latest/user-data"));
     assert_eq!(replies.last().unwrap().status, 503);
