@@ -61,6 +61,15 @@ pub enum Refusal {
     Seal,
 }
 
+impl From<Unfilled> for Refusal {
+    fn from(unfilled: Unfilled) -> Refusal {
+        match unfilled {
+            Unfilled::Store(why) => Refusal::Store(why),
+            Unfilled::Seal => Refusal::Seal,
+        }
+    }
+}
+
 impl Refusal {
     /// The precise reason, a bounded label. It never reaches the caller.
     #[must_use]
@@ -110,29 +119,28 @@ pub async fn authenticate(
     claim: &Claim<'_>,
     request: &SignedRequest<'_>,
 ) -> Result<SignedNode, Refusal> {
-    let entry = app.view.find(&claim.token_key).await.map_err(|unfilled| match unfilled {
-        Unfilled::Store(why) => Refusal::Store(why),
-        Unfilled::Seal => Refusal::Seal,
-    })?;
+    let entry = app.view.find(&claim.token_key).await?;
     let signed = judge(app, claim, request, entry)?;
     let patience = if request.method == "POST" { POST_PATIENCE } else { Duration::ZERO };
     keep_pace(app, signed.system_id(), patience).await?;
     Ok(signed)
 }
 
-/// The same for a token that is in memory, for a request that waits for nothing; `None` when it
-/// is not there.
-pub fn authenticate_now(
+/// The same for a token that has been found, or for one that there is not, and for a request that
+/// waits for nothing.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn judge_read(
     app: &App,
     claim: &Claim<'_>,
     request: &SignedRequest<'_>,
-) -> Option<Result<SignedNode, Refusal>> {
-    let entry = app.view.get(&claim.token_key)?;
-    Some(judge(app, claim, request, Some(entry)).and_then(|signed| {
-        let too_many = |retry_after| Refusal::TooMany { retry_after };
-        app.pace.take(signed.system_id(), Instant::now()).map_err(too_many)?;
-        Ok(signed)
-    }))
+    entry: Option<Arc<Entry>>,
+) -> Result<SignedNode, Refusal> {
+    let signed = judge(app, claim, request, entry)?;
+    let too_many = |retry_after| Refusal::TooMany { retry_after };
+    app.pace.take(signed.system_id(), Instant::now()).map_err(too_many)?;
+    Ok(signed)
 }
 
 fn judge(

@@ -573,7 +573,10 @@ pub fn listen(view: &View, db: &Db, stop: &std::sync::mpsc::Receiver<()>) {
     let mut conn = None;
     loop {
         if conn.is_none() {
-            conn = db.connect().map_err(|error| tracing::warn!(%error, "the change log is out of reach")).ok();
+            conn = db
+                .connect()
+                .map_err(|error| tracing::warn!(%error, "the change log is out of reach"))
+                .ok();
         }
         let failed = conn.as_mut().and_then(|conn| view.catch_up(conn).err());
         if let Some(error) = failed {

@@ -528,7 +528,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = DatabaseUrl::Sqlite(dir.path().join("nodeinit.db"));
         migrations::run(&url).unwrap();
-        let query = diesel::debug_query::<Sqlite, _>(&by_key!(tokens::token_key.eq("k"))).to_string();
+        let query =
+            diesel::debug_query::<Sqlite, _>(&by_key!(tokens::token_key.eq("k"))).to_string();
         let query = query.split(" -- binds").next().unwrap().replace('?', "'k'");
         let DbConnection::Sqlite(mut conn) = pool::Manager::new(url).open().unwrap() else {
             panic!("the URL names SQLite");

@@ -40,9 +40,7 @@ pub fn served<'e>(entry: &'e Entry, target: &Target<'_>) -> Served<'e> {
     };
     match target {
         Target::Index => Served::Text(INDEX, None),
-        Target::Version if entry.user_data.is_some() => {
-            Served::Text("meta-data\nuser-data", None)
-        }
+        Target::Version if entry.user_data.is_some() => Served::Text("meta-data\nuser-data", None),
         Target::Version => Served::Text("meta-data", None),
         Target::MetaData => Served::Text(entry.listing(), None),
         Target::Item(key) => match entry.value(*key) {
@@ -115,14 +113,25 @@ async fn changed_meanwhile(
 }
 
 fn absent(app: &App, content_type: &'static str) -> HttpResponse {
+    let (status, content_type, body) = absent_item(app, content_type);
+    HttpResponse::build(status).content_type(content_type).body(body)
+}
+
+/// Status, type and body for an item that a node does not have.
+pub fn absent_item(
+    app: &App,
+    content_type: &'static str,
+) -> (StatusCode, &'static str, &'static str) {
     match app.absent_items {
-        AbsentItems::Empty => ok(content_type, ""),
-        AbsentItems::NotFound => not_found("There is none for this node."),
+        AbsentItems::Empty => (StatusCode::OK, content_type, ""),
+        AbsentItems::NotFound => {
+            (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "There is none for this node.")
+        }
     }
 }
 
 /// Bodies up to this size go out in one write.
-const SMALL: usize = 64 << 10;
+pub const SMALL: usize = 64 << 10;
 
 fn ok(content_type: &'static str, body: impl Into<Bytes>) -> HttpResponse {
     let body = body.into();
