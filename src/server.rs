@@ -170,14 +170,7 @@ impl Server {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let made = mint.credentials();
         let nobody = Entry::nobody(made.consumer_key, made.secret);
-        let view = Arc::new(View::new(settings.limits.live_bytes));
-        let forgetting = view.clone();
-        db.after_changes(move |conn| {
-            if let Err(error) = forgetting.catch_up(conn) {
-                tracing::warn!(%error, "the change log cannot be read: all tokens are forgotten");
-                forgetting.forget_all();
-            }
-        });
+        let view = open_view(&settings, &db);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
@@ -527,6 +520,19 @@ fn leave_nonces(path: &Path, nonces: &Nonces) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&partial, path)?;
     key::sync_directory(path)
+}
+
+/// A view that forgets, before a change is acknowledged, what it changed.
+fn open_view(settings: &Settings, db: &Db) -> Arc<View> {
+    let view = Arc::new(View::new(settings.limits.live_bytes));
+    let forgetting = view.clone();
+    db.after_changes(move |conn| {
+        if let Err(error) = forgetting.catch_up(conn) {
+            tracing::warn!(%error, "the change log cannot be read: all tokens are forgotten");
+            forgetting.forget_all();
+        }
+    });
+    view
 }
 
 /// What is stored of a password that nobody knows.

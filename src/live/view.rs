@@ -337,11 +337,11 @@ impl View {
     /// [`Unfilled`].
     pub async fn find(&self, key: &str) -> Found {
         // No token has a key that does not look like one.
-        let Some(parsed) = TokenKey::parse(key) else { return Ok(None) };
+        let looks_like_one = TokenKey::parse(key).and_then(|_| key.as_bytes().try_into().ok());
+        let Some(key): Option<Key> = looks_like_one else { return Ok(None) };
         if !self.is_confirmed() {
             return Err(Unfilled::Store("the database has not answered for a while".into()));
         }
-        let key: Key = parsed.as_str().as_bytes().try_into().expect("it has this length");
         if let Some(entry) = self.tokens.get(&key) {
             return Ok(Some(entry));
         }
@@ -587,5 +587,187 @@ pub fn listen(view: &View, db: &Db, stop: &std::sync::mpsc::Receiver<()>) {
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
             _ => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::credentials::Mint;
+    use crate::store::tokens::NodeRow;
+
+    struct Scene {
+        view: View,
+        sealer: Sealer,
+        mint: Mint,
+    }
+
+    fn scene(bytes: usize) -> Scene {
+        Scene { view: View::new(bytes), sealer: Sealer::new(&[7; 32]), mint: Mint::seeded([7; 32]) }
+    }
+
+    impl Scene {
+        fn known(&self, key: &str, hostname: &str) -> Known {
+            let token_key = TokenKey::trusted(key.to_owned());
+            let made = self.mint.credentials();
+            Known {
+                id: Id(uuid::Uuid::nil()),
+                consumer_key: made.consumer_key,
+                sealed_secret: self.sealer.seal(&made.secret, &token_key, &self.mint),
+                token_key,
+                last_used_at: None,
+                ended: false,
+                retires_at: None,
+                made_for: Some("n1".into()),
+                node: Some(NodeRow {
+                    system_id: "n1".into(),
+                    hostname: hostname.into(),
+                    ssh_keys: "[]".into(),
+                    reprovisions: 0,
+                }),
+            }
+        }
+
+        fn put(&self, turn: u64, keys: &[TokenKey], hostname: &str) {
+            let known = keys.iter().map(|key| (self.known(key.as_str(), hostname), None));
+            self.view.put(turn, keys, Ok(known.collect()), &self.sealer);
+        }
+
+        fn hostname(&self, key: &str) -> Option<String> {
+            self.view.get(key).map(|entry| hostname(&entry))
+        }
+    }
+
+    fn hostname(entry: &Entry) -> String {
+        entry.value(MetadataKey::LocalHostname).unwrap().0.to_owned()
+    }
+
+    fn key(number: usize) -> String {
+        format!("key{number:015}")
+    }
+
+    /// What somebody who asks for `key` gets, once it is there.
+    fn ask(view: &View, key: String) -> impl Future<Output = Found> {
+        // The first poll puts the question; the answer is waited for later.
+        let mut asked = Box::pin(async move { view.find(&key).await });
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(asked.as_mut().poll(&mut context).is_pending());
+        asked
+    }
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(future).poll(&mut context) {
+            std::task::Poll::Ready(ready) => ready,
+            std::task::Poll::Pending => panic!("it is not there yet"),
+        }
+    }
+
+    #[test]
+    fn however_many_ask_one_look_up_answers_them() {
+        let scene = scene(1 << 20);
+        let asked: Vec<_> = (0..100).map(|_| ask(&scene.view, key(1))).collect();
+        let (turn, keys) = scene.view.take();
+        assert_eq!(keys.len(), 1);
+        // Those who come while it is under way wait for the same.
+        let late = ask(&scene.view, key(1));
+        assert!(scene.view.take().1.is_empty());
+        scene.put(turn, &keys, "one");
+        for found in asked.into_iter().chain([late]) {
+            assert_eq!(hostname(&now(found).unwrap().unwrap()), "one");
+        }
+        assert_eq!(scene.hostname(&key(1)).as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn a_look_up_gives_way_to_a_change_that_came_while_it_was_under_way() {
+        let scene = scene(1 << 20);
+        let before = ask(&scene.view, key(1));
+        let (old, old_keys) = scene.view.take();
+        scene.view.forget(&key(1));
+        // Whoever asks after the change does not get what was read before it.
+        let after = ask(&scene.view, key(1));
+        scene.put(old, &old_keys, "old");
+        assert_eq!(hostname(&now(before).unwrap().unwrap()), "old");
+        assert_eq!(scene.hostname(&key(1)), None);
+        let (new, new_keys) = scene.view.take();
+        scene.put(new, &new_keys, "new");
+        assert_eq!(hostname(&now(after).unwrap().unwrap()), "new");
+        assert_eq!(scene.hostname(&key(1)).as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn an_old_look_up_that_ends_last_changes_nothing() {
+        let scene = scene(1 << 20);
+        let before = ask(&scene.view, key(1));
+        let (old, old_keys) = scene.view.take();
+        scene.view.forget(&key(1));
+        let after = ask(&scene.view, key(1));
+        let (new, new_keys) = scene.view.take();
+        scene.put(new, &new_keys, "new");
+        for found in [before, after] {
+            assert_eq!(hostname(&now(found).unwrap().unwrap()), "new");
+        }
+        scene.put(old, &old_keys, "old");
+        assert_eq!(scene.hostname(&key(1)).as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_looked_up_again_and_nothing_else_is() {
+        let scene = scene(1 << 20);
+        let asked: Vec<_> = (0..3).map(|number| ask(&scene.view, key(number))).collect();
+        let (turn, keys) = scene.view.take();
+        scene.put(turn, &keys, "there");
+        drop(asked);
+        scene.view.forget(&key(1));
+        let there: Vec<bool> = (0..3).map(|n| scene.hostname(&key(n)).is_some()).collect();
+        assert_eq!(there, [true, false, true]);
+        scene.view.forget_all();
+        assert!((0..3).all(|number| scene.hostname(&key(number)).is_none()));
+    }
+
+    #[test]
+    fn tokens_that_ended_or_are_unknown_are_not_remembered() {
+        let scene = scene(1 << 20);
+        let asked = [ask(&scene.view, key(1)), ask(&scene.view, key(2)), ask(&scene.view, key(3))];
+        let (turn, keys) = scene.view.take();
+        let ended = Known { ended: true, ..scene.known(&key(1), "x") };
+        let stray = Known { node: None, ..scene.known(&key(2), "x") };
+        scene.view.put(turn, &keys, Ok(vec![(ended, None), (stray, None)]), &scene.sealer);
+        let found: Vec<Option<Standing>> =
+            asked.map(|one| now(one).unwrap().map(|entry| entry.standing)).into();
+        assert_eq!(found, [Some(Standing::Ended), Some(Standing::NoNode), None]);
+        assert_eq!(scene.view.size().0, 0);
+        // What cannot be a key is not looked up.
+        for odd in ["", "short", "key-00000000000001", &"k".repeat(19)] {
+            assert!(now(scene.view.find(odd)).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_by_bytes_and_waiting_keys_by_number() {
+        let scene = scene(1 << 20);
+        for round in 0..40 {
+            let asked: Vec<_> = (0..250).map(|n| ask(&scene.view, key(round * 250 + n))).collect();
+            let (turn, keys) = scene.view.take();
+            scene.put(turn, &keys, &"h".repeat(60));
+            drop(asked);
+        }
+        let (tokens, bytes) = scene.view.size();
+        assert!(tokens > 100 && bytes <= 1 << 20, "{tokens} tokens in {bytes} bytes");
+        let asked: Vec<_> =
+            (0..MOST_WAITING).map(|n| ask(&scene.view, key(1_000_000 + n))).collect();
+        assert!(matches!(now(scene.view.find(&key(9))), Err(Unfilled::Store(_))));
+        drop(asked);
+    }
+
+    #[test]
+    fn a_secret_that_does_not_open_is_trouble_of_ours() {
+        let scene = scene(1 << 20);
+        let asked = ask(&scene.view, key(1));
+        let (turn, keys) = scene.view.take();
+        let broken = Known { sealed_secret: vec![1, 2], ..scene.known(&key(1), "x") };
+        scene.view.put(turn, &keys, Ok(vec![(broken, None)]), &scene.sealer);
+        assert!(matches!(now(asked), Err(Unfilled::Seal)));
     }
 }

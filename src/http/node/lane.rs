@@ -70,18 +70,12 @@ pub fn at_once(app: &App, head: &Head<'_>, out: &mut Vec<u8>) -> Lane {
 pub async fn later(app: &App, head: &Head<'_>, out: &mut Vec<u8>) -> Lane {
     let started = Instant::now();
     let Some(asked) = read(app, head) else { return Lane::NotOurs };
-    let found = tokio::time::timeout(DEADLINE, app.view.find(&asked.claim.token_key)).await;
-    match found {
-        Ok(found) => {
-            let found = found.map_err(Refusal::from);
-            answer(app, head, &asked, found, started, out)
-        }
-        Err(_) => {
-            let late = unavailable("deadline", None);
-            write_other(app, head, &asked, late, started, out);
-            Lane::Answered
-        }
-    }
+    let found = app.view.find(&asked.claim.token_key);
+    let Ok(found) = tokio::time::timeout(DEADLINE, found).await else {
+        write_other(app, head, &asked, unavailable("deadline", None), started, out);
+        return Lane::Answered;
+    };
+    answer(app, head, &asked, found.map_err(Refusal::from), started, out)
 }
 
 fn read<'h>(app: &'h App, head: &'h Head<'_>) -> Option<Asked<'h>> {
