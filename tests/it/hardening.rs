@@ -235,7 +235,6 @@ fn a_connection_whose_headers_never_end_is_closed_after_header_time() {
 }
 
 #[test]
-#[ignore = "actix-http times the headers of a connection's first request only"]
 fn a_second_request_has_no_more_time_for_its_headers_than_the_first() {
     let (server, node) = with(Options::default().flag("header-time", "1s"));
     let mut connection = Connection::open(server.node);

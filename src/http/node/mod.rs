@@ -1,6 +1,7 @@
 //! cloud-init's plane: one table of routes, one way in, and every refusal.
 
 mod claims;
+pub mod lane;
 pub mod metadata;
 mod paced;
 mod reports;
