@@ -1,7 +1,6 @@
 //! The lane: reads that are answered where their connection is, before the framework sees them.
 //! Who asks and what is answered is decided by the same functions as everywhere on this plane.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,9 +14,8 @@ use super::route::{self, Path, Target};
 use super::{Answer, DEADLINE, claim, refuse, scheme, unavailable};
 use crate::actions::App;
 use crate::actions::authenticate::{Refusal, judge_read};
-use crate::clock::Clock;
 use crate::domain::boot::Item;
-use crate::http::answer::{micros, request_id, shown_peer};
+use crate::http::answer::{micros, put_date, request_id, shown_peer};
 use crate::live::view::Entry;
 use crate::oauth::{Claim, SignedRequest};
 use crate::telemetry::RequestLine;
@@ -218,22 +216,6 @@ fn begin(out: &mut Vec<u8>, status: StatusCode, length: usize, id: &str, head: &
         (true, false) => b"\r\n",
         (true, true) => b"\r\nconnection: keep-alive\r\n",
         (false, _) => b"\r\nconnection: close\r\n",
-    });
-}
-
-thread_local! {
-    /// The second that was written last, and how.
-    static DATE: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
-}
-
-fn put_date(out: &mut Vec<u8>) {
-    let now = Clock::System.now();
-    DATE.with_borrow_mut(|(second, text)| {
-        if *second != now.as_second() {
-            *second = now.as_second();
-            *text = httpdate::fmt_http_date(now.into());
-        }
-        out.extend_from_slice(text.as_bytes());
     });
 }
 
