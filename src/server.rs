@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::actions::reports::Reports;
-use crate::actions::{self, App, Nobody};
+use crate::actions::{self, App};
 use crate::clock::Clock;
 use crate::config::{AdminListen, Settings, default_metadata_url};
 use crate::domain::credentials::{Mint, PlaintextReplay};
@@ -35,6 +35,7 @@ use crate::http::extract::SocketPeer;
 use crate::http::{self, Shared, answer, node};
 use crate::live::policy::{BadFile, PolicySource, Watch};
 use crate::live::strangers::Strangers;
+use crate::live::view::{self, Entry, View};
 use crate::live::{FUTURE, Learnt, Nonces, Observed, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::{Db, DbError, Tx};
@@ -43,6 +44,8 @@ use stack::{Bounds, Opened};
 
 /// Connections to the database, for reads; on `SQLite` one of them writes at a time.
 const DATABASE_CONNECTIONS: u32 = 8;
+/// Look-ups of tokens that are not in memory, at once.
+const LOOK_UPS: usize = 2;
 /// How long a stop waits for requests that are being answered.
 const DRAIN_SECONDS: u64 = 30;
 /// Connections at once on the admin listener, a worker.
@@ -115,6 +118,8 @@ pub struct Server {
     tasks: Vec<JoinHandle<()>>,
     policy: Option<Watch>,
     nonces: PathBuf,
+    /// Ends the reader of the change log when it is dropped.
+    listener: Option<std::sync::mpsc::Sender<()>>,
     /// Held until the process ends.
     locks: Vec<Option<File>>,
 }
@@ -163,7 +168,9 @@ impl Server {
         let socket_listener = bind_socket(&socket)?;
 
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let nobody = Nobody::new(&keys.sealer, &mint);
+        let made = mint.credentials();
+        let nobody = Entry::nobody(made.consumer_key, made.secret);
+        let view = open_view(&settings, &db);
         let app = Arc::new(App {
             nonces,
             learnt: Learnt::default(),
@@ -196,6 +203,7 @@ impl Server {
             sealer: keys.sealer,
             audit_key: Arc::new(keys.audit),
             strangers: Strangers::default(),
+            view,
             nobody,
         });
         if app.plaintext_replay == PlaintextReplay::Refuse {
@@ -216,8 +224,10 @@ impl Server {
             tasks: Vec::new(),
             policy: Watch::spawn(&policy).map_err(StartError::Serve)?,
             nonces: nonces_file,
+            listener: None,
             locks,
         };
+        server.listen_for_changes()?;
         server.serve_nodes(shared.clone(), listen(node_socket)?)?;
         server.serve_socket(shared.clone(), socket_listener)?;
         if let Some(socket) = admin_socket {
@@ -225,6 +235,23 @@ impl Server {
         }
         server.housekeep(&settings);
         Ok(server)
+    }
+
+    /// Keeps the tokens in memory up with the database, and looks up those that are not there.
+    fn listen_for_changes(&mut self) -> Result<(), StartError> {
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let app = self.app.clone();
+        let listener = std::thread::Builder::new().name("changes".into());
+        listener
+            .spawn(move || view::listen(&app.view, &app.db, &stopped))
+            .map_err(StartError::Serve)?;
+        self.listener = Some(stop);
+        for _ in 0..LOOK_UPS {
+            let app = self.app.clone();
+            let look_up = async move { app.view.run(&app.db, &app.sealer).await };
+            self.tasks.push(tokio::spawn(look_up));
+        }
+        Ok(())
     }
 
     fn serve_nodes(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
@@ -377,6 +404,7 @@ impl Server {
             tracing::warn!(%error, "the nonces are not kept: the next start refuses its first two seconds");
         }
         let _ = std::fs::remove_file(&self.socket);
+        drop(self.listener);
         drop(self.locks);
     }
 }
@@ -492,6 +520,19 @@ fn leave_nonces(path: &Path, nonces: &Nonces) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&partial, path)?;
     key::sync_directory(path)
+}
+
+/// A view that forgets, before a change is acknowledged, what it changed.
+fn open_view(settings: &Settings, db: &Db) -> Arc<View> {
+    let view = Arc::new(View::new(settings.limits.live_bytes));
+    let forgetting = view.clone();
+    db.after_changes(move |conn| {
+        if let Err(error) = forgetting.catch_up(conn) {
+            tracing::warn!(%error, "the change log cannot be read: all tokens are forgotten");
+            forgetting.forget_all();
+        }
+    });
+    view
 }
 
 /// What is stored of a password that nobody knows.

@@ -63,8 +63,9 @@ fn insert(
 ) -> Result<Option<&'static str>, Failure> {
     use diesel::Connection;
     let now = tx.now;
-    let inserted =
-        tx.conn.transaction(|conn| nodes::insert(&mut Tx { conn, now }, project, id, new));
+    let inserted = tx.conn.transaction(|conn| {
+        nodes::insert(&mut Tx { conn, now, has_logged: false }, project, id, new)
+    });
     match inserted {
         Ok(()) => Ok(None),
         Err(error) if is_unique_violation(&error) => {

@@ -1,6 +1,6 @@
 //! What every answer carries, and the one log line of every request.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -97,7 +97,13 @@ pub fn source(request: &HttpRequest) -> Option<IpAddr> {
 /// The same for a log line, with the port where it is known.
 #[must_use]
 pub fn peer(request: &HttpRequest) -> String {
-    match (source(request), request.peer_addr()) {
+    shown_peer(source(request), request.peer_addr())
+}
+
+/// An address for a log line, with the port where it is known.
+#[must_use]
+pub fn shown_peer(source: Option<IpAddr>, peer: Option<SocketAddr>) -> String {
+    match (source, peer) {
         (Some(source), Some(peer)) if source == peer.ip().to_canonical() => peer.to_string(),
         (Some(source), _) => source.to_string(),
         (None, _) => "socket".into(),

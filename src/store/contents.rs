@@ -1,6 +1,9 @@
 //! User-data and vendor-data: every version, the bytes stored once each.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
+use diesel::sql_types::{Array, Binary, Text};
 use jiff::Timestamp;
 
 use super::columns::Micros;
@@ -60,6 +63,73 @@ pub fn find_bytes(
     Ok(newest.flatten())
 }
 
+/// What a node has now, by digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub user_data: Option<[u8; 32]>,
+    pub vendor_data: Option<[u8; 32]>,
+}
+
+impl Held {
+    fn set(&mut self, kind: &str, sha256: &[u8]) {
+        let sha256 = sha256.try_into().ok();
+        if kind == ContentKind::UserData.as_str() {
+            self.user_data = sha256;
+        } else {
+            self.vendor_data = sha256;
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct Newest {
+    #[diesel(sql_type = Text)]
+    system_id: String,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Binary)]
+    sha256: Vec<u8>,
+}
+
+/// What these nodes have; those that have nothing are left out.
+pub fn find_held(
+    conn: &mut DbConnection,
+    system_ids: &[&str],
+) -> QueryResult<HashMap<String, Held>> {
+    let mut all: HashMap<String, Held> = HashMap::new();
+    match conn {
+        DbConnection::Sqlite(_) => {
+            for system_id in system_ids {
+                for kind in [ContentKind::UserData, ContentKind::VendorData] {
+                    let newest = find_newest(conn, system_id, kind)?;
+                    if let Some(sha256) = newest.and_then(|version| version.sha256) {
+                        all.entry((*system_id).into()).or_default().set(kind.as_str(), &sha256);
+                    }
+                }
+            }
+        }
+        DbConnection::Postgres(conn) => {
+            let newest: Vec<Newest> = diesel::sql_query(
+                "SELECT n.system_id, k.kind, c.sha256 FROM unnest($1) AS n (system_id) \
+                 CROSS JOIN (VALUES ('user-data'), ('vendor-data')) AS k (kind) \
+                 JOIN LATERAL (SELECT sha256 FROM contents c WHERE c.system_id = n.system_id \
+                 AND c.kind = k.kind ORDER BY version DESC LIMIT 1) c ON c.sha256 IS NOT NULL",
+            )
+            .bind::<Array<Text>, _>(system_ids)
+            .load(conn)?;
+            for one in newest {
+                all.entry(one.system_id).or_default().set(&one.kind, &one.sha256);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The bytes of a digest; `None` when nobody has them any more.
+pub fn find_blob(conn: &mut DbConnection, sha256: &[u8]) -> QueryResult<Option<Vec<u8>>> {
+    blobs_table::table.find(sha256).select(blobs_table::bytes).first(conn).optional()
+}
+
 /// One version and its bytes.
 pub fn find_version(
     conn: &mut DbConnection,
@@ -97,6 +167,7 @@ pub fn append(
     number: i32,
     content: Option<(&[u8], &[u8; 32])>,
 ) -> QueryResult<()> {
+    tx.has_logged = true;
     if let Some((bytes, sha256)) = content {
         blobs::insert(tx, bytes, sha256)?;
     }

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod blobs;
 pub mod boots;
+pub mod changes;
 pub mod claims;
 pub mod columns;
 pub mod contents;
@@ -20,7 +21,7 @@ pub mod schema;
 pub mod tokens;
 pub mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use diesel::QueryResult;
@@ -54,6 +55,9 @@ pub enum DbError {
 pub struct Tx<'a> {
     pub conn: &'a mut DbConnection,
     pub now: Timestamp,
+    /// Whether it changes what tokens in memory stand on: they are forgotten at its commit. (What
+    /// forgets to say so is felt a moment later, when the change log is read.)
+    pub has_logged: bool,
 }
 
 /// The store: a pool of connections, a clock, and one writer at a time on `SQLite`.
@@ -64,7 +68,11 @@ pub struct Db {
     /// `SQLite` has one write lock and makes those who wait for it poll; here they queue.
     turns: Arc<Semaphore>,
     clock: Clock,
+    /// Run after a commit that logged changes, before anybody is told of it.
+    after_changes: Arc<OnceLock<AfterChanges>>,
 }
+
+type AfterChanges = Box<dyn Fn(&mut DbConnection) + Send + Sync>;
 
 impl Db {
     /// Opens the database; it must have been migrated.
@@ -87,7 +95,13 @@ impl Db {
             DatabaseUrl::Sqlite(_) => 1,
             DatabaseUrl::Postgres(_) => connections as usize,
         };
-        Ok(Db { pool, manager, turns: Arc::new(Semaphore::new(turns)), clock })
+        let turns = Arc::new(Semaphore::new(turns));
+        Ok(Db { pool, manager, turns, clock, after_changes: Arc::default() })
+    }
+
+    /// What is to be done after each commit that logged changes; said once, at the start.
+    pub fn after_changes(&self, forget: impl Fn(&mut DbConnection) + Send + Sync + 'static) {
+        let _ = self.after_changes.set(Box::new(forget));
     }
 
     /// Runs `f` with a pooled connection, off the async threads.
@@ -107,6 +121,26 @@ impl Db {
         .map_err(|_| DbError::Ended)?
     }
 
+    /// The same on behalf of a node's read, before its answer.
+    ///
+    /// # Errors
+    /// When there is no connection, or `f` failed.
+    pub async fn read_for_node<T, F>(&self, f: F) -> Result<T, DbError>
+    where
+        F: FnOnce(&mut DbConnection) -> QueryResult<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.read(f).await
+    }
+
+    /// A connection beside the pool, for whoever keeps one.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub fn connect(&self) -> Result<DbConnection, DbError> {
+        self.manager.open().map_err(|e| DbError::NoConnection(e.to_string()))
+    }
+
     /// One transaction, one instant, the write lock from its first statement.
     ///
     /// # Errors
@@ -123,7 +157,13 @@ impl Db {
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let started = std::time::Instant::now();
-            let result = db.with_connection(|conn| transaction(conn, db.clock.now(), f));
+            let result = db.with_connection(|conn| {
+                let (done, has_logged) = transaction(conn, db.clock.now(), f)?;
+                if has_logged && let Some(forget) = db.after_changes.get() {
+                    forget(conn);
+                }
+                Ok(done)
+            });
             tracing::debug!(
                 write = name,
                 micros = started.elapsed().as_micros(),
@@ -159,7 +199,7 @@ fn transaction<T, E: From<DbError>>(
     conn: &mut DbConnection,
     now: Timestamp,
     f: impl FnOnce(&mut Tx) -> Result<T, E>,
-) -> Result<T, E> {
+) -> Result<(T, bool), E> {
     // A plain BEGIN on SQLite takes the write lock at the first write, and a reader that comes to
     // write there fails instead of waiting.
     match conn {
@@ -169,10 +209,13 @@ fn transaction<T, E: From<DbError>>(
         DbConnection::Postgres(conn) => AnsiTransactionManager::begin_transaction(conn),
     }
     .map_err(DbError::from)?;
-    match f(&mut Tx { conn, now }) {
+    let mut tx = Tx { conn, now, has_logged: false };
+    let done = f(&mut tx);
+    let has_logged = tx.has_logged;
+    match done {
         Ok(value) => {
             end(conn, true).map_err(DbError::from)?;
-            Ok(value)
+            Ok((value, has_logged))
         }
         Err(error) => {
             // What went wrong first is what the caller needs to know.

@@ -259,6 +259,7 @@ pub fn hold(tx: &mut Tx, system_ids: &[&str]) -> QueryResult<()> {
 
 /// The node is to be installed anew: it gets another instance-id.
 pub fn update_reprovisioned(tx: &mut Tx, system_id: &str) -> QueryResult<usize> {
+    tx.has_logged = true;
     diesel::update(nodes::table.find(system_id))
         .set(nodes::reprovisions.eq(nodes::reprovisions + 1))
         .execute(tx.conn)
@@ -323,6 +324,7 @@ pub fn update(
     change: &NodeChange,
     to: Option<Id>,
 ) -> QueryResult<()> {
+    tx.has_logged = true;
     if let Some(labels) = &change.labels {
         diesel::delete(node_labels::table.filter(node_labels::system_id.eq(system_id.as_str())))
             .execute(tx.conn)?;

@@ -24,9 +24,9 @@ pub struct Known {
     pub token_key: TokenKey,
     pub sealed_secret: Vec<u8>,
     pub last_used_at: Option<Timestamp>,
-    ended: bool,
+    pub ended: bool,
     /// When a superseded token's time is up.
-    retires_at: Option<Timestamp>,
+    pub retires_at: Option<Timestamp>,
     /// The node it was made for, which may be gone.
     pub made_for: Option<String>,
     /// The node it speaks for. A token that has not ended and has none belongs to no node.
@@ -51,7 +51,7 @@ pub struct NodeRow {
 }
 
 macro_rules! by_key {
-    ($key:expr) => {
+    ($is_wanted:expr) => {
         tokens::table
             .inner_join(consumers::table)
             // Two plain joins: around a nested one SQLite builds the whole inner join first, for
@@ -60,10 +60,11 @@ macro_rules! by_key {
             .left_join(
                 nodes::table.on(nodes::system_id.nullable().eq(node_keys::system_id.nullable())),
             )
-            .filter(tokens::token_key.eq($key))
+            .filter($is_wanted)
             .select((
                 tokens::id,
                 consumers::consumer_key,
+                tokens::token_key,
                 tokens::sealed_secret,
                 tokens::last_used_at,
                 tokens::ended_at,
@@ -75,34 +76,55 @@ macro_rules! by_key {
     };
 }
 
+type KnownRow = (
+    Id,
+    String,
+    String,
+    Vec<u8>,
+    Option<Micros>,
+    Option<Micros>,
+    Option<Micros>,
+    Option<String>,
+    Option<NodeRow>,
+);
+
+fn known(row: KnownRow) -> Known {
+    let (id, consumer_key, token_key, sealed_secret, used, ended_at, retires_at, made_for, node) =
+        row;
+    Known {
+        id,
+        made_for,
+        consumer_key: ConsumerKey::trusted(consumer_key),
+        token_key: TokenKey::trusted(token_key),
+        sealed_secret,
+        last_used_at: used.map(Timestamp::from),
+        ended: ended_at.is_some(),
+        retires_at: retires_at.map(Timestamp::from),
+        node,
+    }
+}
+
 /// `get_node_for_key`, and what it takes to believe the key.
 pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Option<Known>> {
-    type Row = (
-        Id,
-        String,
-        Vec<u8>,
-        Option<Micros>,
-        Option<Micros>,
-        Option<Micros>,
-        Option<String>,
-        Option<NodeRow>,
-    );
-    let row: Option<Row> = by_key!(key.as_str()).get_result(conn).optional()?;
-    Ok(row.map(
-        |(id, consumer_key, sealed_secret, last_used_at, ended_at, retires_at, made_for, node)| {
-            Known {
-                id,
-                made_for,
-                consumer_key: ConsumerKey::trusted(consumer_key),
-                token_key: key.clone(),
-                sealed_secret,
-                last_used_at: last_used_at.map(Timestamp::from),
-                ended: ended_at.is_some(),
-                retires_at: retires_at.map(Timestamp::from),
-                node,
-            }
-        },
-    ))
+    let wanted = tokens::token_key.eq(key.as_str());
+    let row: Option<KnownRow> = by_key!(wanted).get_result(conn).optional()?;
+    Ok(row.map(known))
+}
+
+/// The same for many keys, in any order; those that there are.
+pub fn find_by_keys(conn: &mut DbConnection, keys: &[TokenKey]) -> QueryResult<Vec<Known>> {
+    let rows: Vec<KnownRow> = match conn {
+        // A list is another statement for each of its lengths there, and not kept.
+        DbConnection::Sqlite(_) => {
+            let found = keys.iter().map(|key| find_by_key(conn, key));
+            return found.filter_map(Result::transpose).collect();
+        }
+        DbConnection::Postgres(conn) => {
+            let keys: Vec<&str> = keys.iter().map(TokenKey::as_str).collect();
+            by_key!(tokens::token_key.eq_any(keys)).load(conn)?
+        }
+    };
+    Ok(rows.into_iter().map(known).collect())
 }
 
 /// Whether a token speaks for this node still. To be sure of the answer, hold the node first.
@@ -246,6 +268,7 @@ pub fn end(tx: &mut Tx, ids: &[Id], by: EndedBy) -> QueryResult<usize> {
     if ids.is_empty() {
         return Ok(0);
     }
+    tx.has_logged = true;
     claims::close_for_tokens(tx, ids)?;
     diesel::delete(node_keys::table.filter(node_keys::token_id.eq_any(ids))).execute(tx.conn)?;
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(tokens::ended_at.is_null()))
@@ -279,6 +302,7 @@ pub fn find_retiring(conn: &mut DbConnection, system_id: &str) -> QueryResult<Op
 
 /// From now on a token is superseded, and accepted until `until`.
 pub fn retire(tx: &mut Tx, id: Id, until: Timestamp) -> QueryResult<usize> {
+    tx.has_logged = true;
     diesel::update(node_keys::table.find(id))
         .set((node_keys::state.eq(RETIRING), node_keys::retires_at.eq(Micros::from(until))))
         .execute(tx.conn)
@@ -473,6 +497,7 @@ pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Ve
         .select(node_keys::system_id)
         .load(tx.conn)?;
     super::nodes::hold(tx, &held.iter().map(String::as_str).collect::<Vec<_>>())?;
+    tx.has_logged = true;
     // The rule stands in the statement that ends them: a token used since it was listed stays.
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(is_stale!(before)))
         .set((
@@ -531,7 +556,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = DatabaseUrl::Sqlite(dir.path().join("nodeinit.db"));
         migrations::run(&url).unwrap();
-        let query = diesel::debug_query::<Sqlite, _>(&by_key!("k")).to_string();
+        let query =
+            diesel::debug_query::<Sqlite, _>(&by_key!(tokens::token_key.eq("k"))).to_string();
         let query = query.split(" -- binds").next().unwrap().replace('?', "'k'");
         let DbConnection::Sqlite(mut conn) = pool::Manager::new(url).open().unwrap() else {
             panic!("the URL names SQLite");

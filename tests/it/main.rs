@@ -27,6 +27,7 @@ mod identity_service;
 mod identity_tokens;
 mod identity_users;
 mod isolation;
+mod live;
 mod metadata;
 mod nonces;
 mod oauth;
