@@ -333,7 +333,7 @@ pub async fn set_netboot(app: &App, signed: SignedNode, netboot: bool) -> Result
                 return Err(Unstored::Ended);
             }
             if let Some(nonce) = &signed.nonce
-                && !nonces::spend(tx, nonce)?
+                && nonces::spend(tx, &[nonce])? != [true]
             {
                 return Err(Unstored::Replayed);
             }

@@ -1,15 +1,5 @@
 //! The only SQL. `Db::read` and `Db::write` are the only two ways to it.
 
-/// Runs a query that `MultiConnection` cannot write down on whichever database it is.
-macro_rules! on_either {
-    ($connection:expr, $conn:ident => $query:expr) => {
-        match $connection {
-            $crate::store::DbConnection::Sqlite($conn) => $query,
-            $crate::store::DbConnection::Postgres($conn) => $query,
-        }
-    };
-}
-
 pub mod audit;
 pub mod blobs;
 pub mod boots;
@@ -18,6 +8,7 @@ pub mod claims;
 pub mod columns;
 pub mod contents;
 pub mod events;
+mod fixed;
 pub mod grants;
 pub mod meta;
 pub mod migrations;

@@ -1,5 +1,7 @@
 //! Consumers, tokens and node keys: who a token key speaks for, and how that ends.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 use jiff::Timestamp;
 
@@ -133,6 +135,32 @@ pub fn speaks_for(tx: &mut Tx, token: Id, system_id: &str) -> QueryResult<bool> 
         .count()
         .get_result(tx.conn)?;
     Ok(count > 0)
+}
+
+/// The nodes that these tokens speak for; one that has ended speaks for none.
+pub fn list_speakers(
+    conn: &mut DbConnection,
+    ids: impl IntoIterator<Item = Id>,
+) -> QueryResult<HashMap<Id, String>> {
+    match conn {
+        DbConnection::Postgres(conn) => {
+            let ids: Vec<Id> = ids.into_iter().collect();
+            let rows: Vec<(Id, String)> = node_keys::table
+                .filter(node_keys::token_id.eq_any(ids))
+                .select((node_keys::token_id, node_keys::system_id))
+                .load(conn)?;
+            Ok(rows.into_iter().collect())
+        }
+        // One by one: a list would be prepared anew for each length.
+        DbConnection::Sqlite(conn) => {
+            let mut speakers = HashMap::new();
+            for id in ids {
+                let of = node_keys::table.find(id).select(node_keys::system_id);
+                speakers.extend(of.first(conn).optional()?.map(|system_id| (id, system_id)));
+            }
+            Ok(speakers)
+        }
+    }
 }
 
 /// A token that is accepted and its sealed secret, as `get_token_for_node` finds it.
