@@ -39,6 +39,7 @@ use crate::live::{FUTURE, Learnt, Nonces, Observed, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::{Db, DbError, Tx};
 use crate::store::{boots, migrations};
+use crate::telemetry::metrics::Metrics;
 use stack::{Bounds, Opened};
 
 /// Connections to the database, for reads; on `SQLite` one of them writes at a time.
@@ -165,6 +166,7 @@ impl Server {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let nobody = Nobody::new(&keys.sealer, &mint);
         let app = Arc::new(App {
+            metrics: Metrics::new(),
             nonces,
             learnt: Learnt::default(),
             observed: Observed::default(),

@@ -15,6 +15,7 @@ use super::error::{HttpError, KeystoneBody, Reason};
 use crate::actions::App;
 use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
+use crate::telemetry::metrics::Plane;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -143,6 +144,10 @@ pub async fn around(
 
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".into());
     let who = response.request().extensions().get::<By>().map(|by| by.caller.to_string());
+    if let Some(shared) = response.request().app_data::<web::Data<Shared>>() {
+        let (code, took) = (response.status().as_u16(), started.elapsed());
+        shared.app.metrics.request(Plane::Operator, &route, &method, code, took);
+    }
     let reason = response.response().extensions().get::<Reason>().map(|reason| reason.0.clone());
     RequestLine {
         plane: "operator",

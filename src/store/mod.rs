@@ -13,9 +13,11 @@ macro_rules! on_either {
 pub mod audit;
 pub mod blobs;
 pub mod boots;
+pub mod census;
 pub mod claims;
 pub mod columns;
 pub mod contents;
+pub mod counts;
 pub mod events;
 pub mod grants;
 pub mod meta;
@@ -39,6 +41,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use counts::{Counts, Door, Work, Working};
 
 pub use pool::{DatabaseUrl, DbConnection};
 
@@ -73,6 +76,7 @@ pub struct Db {
     /// `SQLite` has one write lock and makes those who wait for it poll; here they queue.
     turns: Arc<Semaphore>,
     clock: Clock,
+    counts: Arc<Counts>,
 }
 
 impl Db {
@@ -82,6 +86,7 @@ impl Db {
     /// When no connection can be made.
     pub fn open(url: &DatabaseUrl, clock: Clock, connections: u32) -> Result<Db, DbError> {
         let manager = pool::Manager::new(url.clone());
+        let counts = manager.counts.clone();
         // The reason comes from the backend itself, not from a pool that gave up waiting.
         manager.open().map_err(|e| DbError::NoConnection(e.to_string()))?;
         let pool = r2d2::Pool::builder()
@@ -96,7 +101,7 @@ impl Db {
             DatabaseUrl::Sqlite(_) => 1,
             DatabaseUrl::Postgres(_) => connections as usize,
         };
-        Ok(Db { pool, manager, turns: Arc::new(Semaphore::new(turns)), clock })
+        Ok(Db { pool, manager, turns: Arc::new(Semaphore::new(turns)), clock, counts })
     }
 
     /// Runs `f` with a pooled connection, off the async threads.
@@ -109,11 +114,24 @@ impl Db {
         T: Send + 'static,
     {
         let db = self.clone();
+        let work = Work::of_this_task(Door::Read);
         tokio::task::spawn_blocking(move || {
-            db.with_connection(|conn| f(conn).map_err(DbError::from))
+            db.with_connection(work, |conn| f(conn).map_err(DbError::from))
         })
         .await
         .map_err(|_| DbError::Ended)?
+    }
+
+    /// [`Db::read`] on behalf of a node's read that is not answered yet, and counted as such.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_for_node<T, F>(&self, f: F) -> Result<T, DbError>
+    where
+        F: FnOnce(&mut DbConnection) -> QueryResult<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        counts::for_node_read(self.read(f)).await
     }
 
     /// One transaction, one instant, the write lock from its first statement.
@@ -127,12 +145,21 @@ impl Db {
         T: Send + 'static,
     {
         let turn = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(DbError::Busy.into()) };
+        let Ok(Ok(turn)) = turn else {
+            self.counts.failed();
+            return Err(DbError::Busy.into());
+        };
         let db = self.clone();
+        let work = Work::of_this_task(Door::Write);
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let started = std::time::Instant::now();
-            let result = db.with_connection(|conn| transaction(conn, db.clock.now(), f));
+            let result = db.with_connection(work, |conn| {
+                Counts::forget_changes();
+                let result = transaction(conn, db.clock.now(), f)?;
+                db.counts.keep_changes();
+                Ok(result)
+            });
             tracing::debug!(
                 write = name,
                 micros = started.elapsed().as_micros(),
@@ -151,11 +178,29 @@ impl Db {
         self.read(meta::ping).await
     }
 
+    /// What the store has counted since it was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Connections that are open and idle, and those in use.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32) {
+        let state = self.pool.state();
+        (state.idle_connections, state.connections.saturating_sub(state.idle_connections))
+    }
+
     fn with_connection<T, E: From<DbError>>(
         &self,
+        work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut pooled = self.pool.get().map_err(|e| DbError::NoConnection(e.to_string()))?;
+        let mut pooled = self.pool.get().map_err(|e| {
+            self.counts.failed();
+            DbError::NoConnection(e.to_string())
+        })?;
+        let _working = Working::on(work);
         let result = f(&mut pooled.conn);
         if result.is_err() && meta::ping(&mut pooled.conn).is_err() {
             self.manager.lost(&pooled);

@@ -28,6 +28,7 @@ mod identity_tokens;
 mod identity_users;
 mod isolation;
 mod metadata;
+mod metrics;
 mod nonces;
 mod oauth;
 mod oauth_vectors;
