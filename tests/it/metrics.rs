@@ -14,7 +14,7 @@ fn value(text: &str, series: &str) -> u64 {
 fn metrics(server: &TestServer) -> String {
     let reply = server.observer().get("/metrics");
     assert_eq!(reply.status, 200);
-    assert_eq!(reply.header("content-type"), Some("text/plain; version=0.4; charset=utf-8"));
+    assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     reply.text()
 }
 
