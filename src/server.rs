@@ -43,6 +43,7 @@ use crate::live::{FUTURE, Learnt, Nonces, Observed, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::{Db, DbError, Tx};
 use crate::store::{boots, migrations};
+use crate::telemetry::metrics::Metrics;
 use connection::Plane;
 use stack::{Door, Front};
 
@@ -159,6 +160,7 @@ impl Server {
         let nobody = Entry::nobody(made.consumer_key, made.secret);
         let view = open_view(&settings, &db);
         let app = Arc::new(App {
+            metrics: Metrics::new(),
             nonces,
             learnt: Learnt::default(),
             observed: Observed::default(),

@@ -1,5 +1,7 @@
 //! Logs: one line a request, JSON when stderr is no terminal, UTC. Never a secret, a query or a
-//! claim.
+//! claim. The metrics are in a file of their own.
+
+pub mod metrics;
 
 use std::io::IsTerminal;
 

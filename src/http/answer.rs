@@ -17,6 +17,7 @@ use crate::actions::App;
 use crate::clock::Clock;
 use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
+use crate::telemetry::metrics::Plane;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -215,6 +216,10 @@ pub async fn around(
 
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".into());
     let who = response.request().extensions().get::<By>().map(|by| by.caller.to_string());
+    if let Some(shared) = response.request().app_data::<web::Data<Shared>>() {
+        let (code, took) = (response.status().as_u16(), started.elapsed());
+        shared.app.metrics.request(Plane::Operator, &route, &method, code, took);
+    }
     let reason = response.response().extensions().get::<Reason>().map(|reason| reason.0.clone());
     RequestLine {
         plane: "operator",

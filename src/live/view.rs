@@ -296,6 +296,8 @@ pub struct View {
     turns: AtomicU64,
     log: Mutex<Option<Position>>,
     started: Instant,
+    hits: AtomicU64,
+    misses: AtomicU64,
     /// When the change log was read last, in milliseconds since the start.
     confirmed: AtomicU64,
 }
@@ -312,6 +314,8 @@ impl View {
             more: Notify::new(),
             turns: AtomicU64::new(0),
             log: Mutex::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
             started: Instant::now(),
             confirmed: AtomicU64::new(0),
         }
@@ -328,7 +332,15 @@ impl View {
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         let key: Key = key.as_bytes().try_into().ok()?;
-        self.tokens.get(&key).filter(|_| self.is_confirmed())
+        let entry = self.tokens.get(&key).filter(|_| self.is_confirmed())?;
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(entry)
+    }
+
+    /// How many look-ups memory answered, and how many it did not.
+    #[must_use]
+    pub fn look_ups(&self) -> [u64; 2] {
+        [&self.hits, &self.misses].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// The token, from memory or from the database; one look-up for all who ask at once.
@@ -343,8 +355,10 @@ impl View {
             return Err(Unfilled::Store("the database has not answered for a while".into()));
         }
         if let Some(entry) = self.tokens.get(&key) {
+            self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(Some(entry));
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let (sender, found) = oneshot::channel();
         {
             let mut pending = locked(&self.pending);

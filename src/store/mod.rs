@@ -3,10 +3,12 @@
 pub mod audit;
 pub mod blobs;
 pub mod boots;
+pub mod census;
 pub mod changes;
 pub mod claims;
 pub mod columns;
 pub mod contents;
+pub mod counts;
 pub mod events;
 mod fixed;
 pub mod grants;
@@ -31,6 +33,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use counts::{Counts, Door, Work, Working};
 
 pub use pool::{DatabaseUrl, DbConnection};
 
@@ -70,6 +73,7 @@ pub struct Db {
     clock: Clock,
     /// Run after a commit that logged changes, before anybody is told of it.
     after_changes: Arc<OnceLock<AfterChanges>>,
+    counts: Arc<Counts>,
 }
 
 type AfterChanges = Box<dyn Fn(&mut DbConnection) + Send + Sync>;
@@ -81,6 +85,7 @@ impl Db {
     /// When no connection can be made.
     pub fn open(url: &DatabaseUrl, clock: Clock, connections: u32) -> Result<Db, DbError> {
         let manager = pool::Manager::new(url.clone());
+        let counts = manager.counts.clone();
         // The reason comes from the backend itself, not from a pool that gave up waiting.
         manager.open().map_err(|e| DbError::NoConnection(e.to_string()))?;
         let pool = r2d2::Pool::builder()
@@ -96,7 +101,7 @@ impl Db {
             DatabaseUrl::Postgres(_) => connections as usize,
         };
         let turns = Arc::new(Semaphore::new(turns));
-        Ok(Db { pool, manager, turns, clock, after_changes: Arc::default() })
+        Ok(Db { pool, manager, turns, clock, counts, after_changes: Arc::default() })
     }
 
     /// What is to be done after each commit that logged changes; said once, at the start.
@@ -114,23 +119,24 @@ impl Db {
         T: Send + 'static,
     {
         let db = self.clone();
+        let work = Work::of_this_task(Door::Read);
         tokio::task::spawn_blocking(move || {
-            db.with_connection(|conn| f(conn).map_err(DbError::from))
+            db.with_connection(work, |conn| f(conn).map_err(DbError::from))
         })
         .await
         .map_err(|_| DbError::Ended)?
     }
 
-    /// The same on behalf of a node's read, before its answer.
+    /// [`Db::read`] on behalf of a node's read that is not answered yet, and counted as such.
     ///
     /// # Errors
-    /// When there is no connection, or `f` failed.
+    /// As there.
     pub async fn read_for_node<T, F>(&self, f: F) -> Result<T, DbError>
     where
         F: FnOnce(&mut DbConnection) -> QueryResult<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.read(f).await
+        counts::for_node_read(self.read(f)).await
     }
 
     /// A connection beside the pool, for whoever keeps one.
@@ -152,13 +158,19 @@ impl Db {
         T: Send + 'static,
     {
         let turn = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(DbError::Busy.into()) };
+        let Ok(Ok(turn)) = turn else {
+            self.counts.failed();
+            return Err(DbError::Busy.into());
+        };
         let db = self.clone();
+        let work = Work::of_this_task(Door::Write);
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let started = std::time::Instant::now();
-            let result = db.with_connection(|conn| {
+            let result = db.with_connection(work, |conn| {
+                Counts::forget_changes();
                 let (done, has_logged) = transaction(conn, db.clock.now(), f)?;
+                db.counts.keep_changes();
                 if has_logged && let Some(forget) = db.after_changes.get() {
                     forget(conn);
                 }
@@ -182,11 +194,29 @@ impl Db {
         self.read(meta::ping).await
     }
 
+    /// What the store has counted since it was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Connections that are open and idle, and those in use.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32) {
+        let state = self.pool.state();
+        (state.idle_connections, state.connections.saturating_sub(state.idle_connections))
+    }
+
     fn with_connection<T, E: From<DbError>>(
         &self,
+        work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut pooled = self.pool.get().map_err(|e| DbError::NoConnection(e.to_string()))?;
+        let mut pooled = self.pool.get().map_err(|e| {
+            self.counts.failed();
+            DbError::NoConnection(e.to_string())
+        })?;
+        let _working = Working::on(work);
         let result = f(&mut pooled.conn);
         if result.is_err() && meta::ping(&mut pooled.conn).is_err() {
             self.manager.lost(&pooled);

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::{Connection, ConnectionError, PgConnection, SqliteConnection};
 
+use super::counts::{Counting, Counts};
+
 /// Either database behind one type; queries are written once.
 #[derive(diesel::MultiConnection)]
 pub enum DbConnection {
@@ -128,12 +130,14 @@ pub struct Pooled {
 pub struct Manager {
     url: DatabaseUrl,
     era: Arc<AtomicU64>,
+    /// What the connections of this manager do.
+    pub counts: Arc<Counts>,
 }
 
 impl Manager {
     #[must_use]
     pub fn new(url: DatabaseUrl) -> Manager {
-        Manager { url, era: Arc::default() }
+        Manager { url, era: Arc::default(), counts: Arc::default() }
     }
 
     /// The connection was lost, so every other one of its era is taken to be.
@@ -206,7 +210,9 @@ impl r2d2::ManageConnection for Manager {
 
     fn connect(&self) -> Result<Pooled, ConnectionError> {
         let opened_in = self.era.load(Ordering::SeqCst);
-        Ok(Pooled { conn: self.open()?, opened_in })
+        let mut conn = self.open()?;
+        conn.set_instrumentation(Counting(self.counts.clone()));
+        Ok(Pooled { conn, opened_in })
     }
 
     fn is_valid(&self, pooled: &mut Pooled) -> Result<(), ConnectionError> {

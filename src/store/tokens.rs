@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
+use super::counts::{TokenChange, changed};
 use super::schema::{boots, consumers, node_keys, nodes, tokens};
 use super::{DbConnection, Tx, claims};
 use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
@@ -250,8 +251,9 @@ pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
             node_keys::system_id.eq(&made.system_id),
             node_keys::state.eq(LIVE),
         ))
-        .execute(tx.conn)
-        .map(drop)
+        .execute(tx.conn)?;
+    changed(TokenChange::Made, 1);
+    Ok(())
 }
 
 /// Ends every token that speaks for the node. Returns how many there were.
@@ -274,6 +276,7 @@ pub fn end(tx: &mut Tx, ids: &[Id], by: EndedBy) -> QueryResult<usize> {
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(tokens::ended_at.is_null()))
         .set((tokens::ended_at.eq(Micros::from(tx.now)), tokens::ended_by.eq(by.as_str())))
         .execute(tx.conn)
+        .inspect(|ended| changed(TokenChange::Ended(by), *ended))
 }
 
 /// Keeps a token from being culled until this transaction ends. Says whether it is still accepted.
@@ -303,9 +306,16 @@ pub fn find_retiring(conn: &mut DbConnection, system_id: &str) -> QueryResult<Op
 /// From now on a token is superseded, and accepted until `until`.
 pub fn retire(tx: &mut Tx, id: Id, until: Timestamp) -> QueryResult<usize> {
     tx.has_logged = true;
-    diesel::update(node_keys::table.find(id))
-        .set((node_keys::state.eq(RETIRING), node_keys::retires_at.eq(Micros::from(until))))
-        .execute(tx.conn)
+    let until = Micros::from(until);
+    let superseded = diesel::update(node_keys::table.find(id).filter(node_keys::state.eq(LIVE)))
+        .set((node_keys::state.eq(RETIRING), node_keys::retires_at.eq(until)))
+        .execute(tx.conn)?;
+    changed(TokenChange::Superseded, superseded);
+    if superseded > 0 {
+        return Ok(superseded);
+    }
+    // One that is retiring already gets another deadline.
+    diesel::update(node_keys::table.find(id)).set(node_keys::retires_at.eq(until)).execute(tx.conn)
 }
 
 /// The nodes that use one of these tokens as their live one and still have another retiring.
@@ -504,7 +514,8 @@ pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Ve
             tokens::ended_at.eq(Micros::from(tx.now)),
             tokens::ended_by.eq(EndedBy::Cull.as_str()),
         ))
-        .execute(tx.conn)?;
+        .execute(tx.conn)
+        .inspect(|culled| changed(TokenChange::Ended(EndedBy::Cull), *culled))?;
     let ended: Vec<Id> = node_keys::table
         .inner_join(tokens::table)
         .filter(node_keys::token_id.eq_any(ids))

@@ -20,7 +20,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("telemetry", &[]),
     ("store", &["domain", "clock"]),
     ("live", &["domain", "oauth", "store", "clock"]),
-    ("actions", &["domain", "oauth", "clock", "store", "live"]),
+    ("actions", &["domain", "oauth", "clock", "store", "live", "telemetry"]),
     ("config", &["domain", "store", "telemetry"]),
     ("maintenance", &["domain", "store", "config"]),
     ("http", &["domain", "oauth", "clock", "store", "live", "actions", "telemetry"]),

@@ -122,7 +122,9 @@ fn with_secret(node: &Node, secret: &str) -> Node {
 #[test]
 fn what_observers_are_told_is_not_stored_either() {
     let (server, _) = one_node();
-    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/version", 200), ("/v1/x", 404)] {
+    for (path, status) in
+        [("/healthz", 200), ("/readyz", 200), ("/version", 200), ("/metrics", 200), ("/v1/x", 404)]
+    {
         let reply = server.observer().get(path);
         assert_eq!(reply.status, status, "{path}");
         date(&reply);

@@ -29,6 +29,7 @@ mod identity_users;
 mod isolation;
 mod live;
 mod metadata;
+mod metrics;
 mod nonces;
 mod oauth;
 mod oauth_vectors;

@@ -873,7 +873,7 @@ fn a_secret_leaves_by_get_and_by_preseed_and_no_other_way() {
             assert!(!everything.contains(&node.token_secret), "{path}");
         }
     }
-    for path in ["/healthz", "/readyz", "/version"] {
+    for path in ["/healthz", "/readyz", "/version", "/metrics"] {
         assert!(!server.observer().get(path).text().contains(&node.token_secret));
     }
 }

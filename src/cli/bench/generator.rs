@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::wire::Signer;
 use crate::clock::Clock;
 use crate::domain::credentials::Mint;
 
@@ -22,15 +22,6 @@ pub const PATH: &str = "/MAAS/metadata/2012-03-01/meta-data/instance-id";
 const SILENCE: Duration = Duration::from_secs(20);
 /// What fails is tried again, but not as fast as it fails.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
-
-/// A node and what it signs with; a line of the answer to `POST /v1/{project}/tokens`.
-#[derive(Clone, Deserialize)]
-pub struct Signer {
-    pub system_id: String,
-    pub consumer_key: String,
-    pub token_key: String,
-    pub token_secret: String,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

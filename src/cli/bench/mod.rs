@@ -1,13 +1,19 @@
 //! `nodeinit bench`: what a server can do, measured on this machine beside something known.
 
 mod generator;
+mod histogram;
 mod nginx;
+mod postgres;
 mod process;
 mod read;
+mod scrape;
 mod server;
+mod storm;
+mod wire;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use serde_json::Value;
 
 use super::Common;
 
@@ -16,10 +22,25 @@ pub enum Bench {
     /// Read instance-id as cloud-init does, beside nginx serving a static file without
     /// authentication
     Read(read::Read),
+    /// Boot many machines at once, as cloud-init does: its reads, its events, its retries
+    Storm(storm::Storm),
 }
 
 pub fn run(common: &Common, command: Bench) -> anyhow::Result<()> {
     match command {
         Bench::Read(flags) => read::run(common, &flags).context("bench read"),
+        Bench::Storm(flags) => storm::run(common, &flags).context("bench storm"),
+    }
+}
+
+/// With so many digits; `null` for what could not be measured.
+fn rounded(figure: Option<f64>, digits: usize) -> Value {
+    let text = figure.map(|figure| format!("{figure:.digits$}"));
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+fn merge(into: &mut Value, fields: Value) {
+    if let (Value::Object(into), Value::Object(fields)) = (into, fields) {
+        into.extend(fields);
     }
 }

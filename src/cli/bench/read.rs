@@ -14,6 +14,7 @@ use super::generator::{self, Load, Mode, Target};
 use super::nginx::{self, Nginx};
 use super::process::{Cores, Process, Scratch, own_cpu};
 use super::server::OwnServer;
+use super::{merge, rounded};
 use crate::cli::Common;
 use crate::cli::output::{self, Format};
 use crate::domain::credentials::Mint;
@@ -239,18 +240,6 @@ fn summary(rounds: &[Round]) -> Value {
 fn ratio(ours: &Value, theirs: Option<&Value>) -> Value {
     let rate = |of: &Value| of["requests_per_s"].as_f64();
     rounded(rate(ours).zip(theirs.and_then(rate)).map(|(ours, theirs)| ours / theirs), 2)
-}
-
-/// With so many digits; `null` for what could not be measured.
-fn rounded(figure: Option<f64>, digits: usize) -> Value {
-    let text = figure.map(|figure| format!("{figure:.digits$}"));
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
-}
-
-fn merge(into: &mut Value, fields: Value) {
-    if let (Value::Object(into), Value::Object(fields)) = (into, fields) {
-        into.extend(fields);
-    }
 }
 
 const COLUMNS: [&str; 9] = [

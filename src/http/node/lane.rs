@@ -16,9 +16,11 @@ use crate::actions::App;
 use crate::actions::authenticate::{Refusal, judge_read};
 use crate::domain::boot::Item;
 use crate::http::answer::{micros, put_date, request_id, shown_peer};
+use crate::live::seconds;
 use crate::live::view::Entry;
 use crate::oauth::{Claim, SignedRequest};
 use crate::telemetry::RequestLine;
+use crate::telemetry::metrics::Plane;
 
 /// A GET or HEAD without a body, of HTTP/1.0 or 1.1, whose headers are within their limit. Its
 /// target begins with a slash, and a request of HTTP/1.1 has exactly one `Host`.
@@ -163,19 +165,10 @@ fn answer(
     if is_get {
         out.extend_from_slice(body);
     }
-    RequestLine {
-        plane: "node",
-        method: head.method,
-        route: asked.template,
-        status: status.as_u16(),
-        bytes: body.len() as u64,
-        micros: micros(started.elapsed()),
-        request_id: &id,
-        peer: &shown_peer(source(app, head), head.peer),
-        who: &entry.system_id,
-        reason: "",
-    }
-    .write();
+    app.metrics.authenticated(asked.claim.timestamp, seconds(app.clock.now()));
+    let done =
+        Done { status, bytes: body.len(), started, id: &id, who: &entry.system_id, reason: "" };
+    note(app, head, asked, &done);
     Lane::Answered
 }
 
@@ -235,17 +228,35 @@ fn write_other(
     let Answer { response, reason, node, .. } = answer;
     let status = response.status();
     let bytes = write_response(out, response, &id, head);
+    let who = node.as_deref().unwrap_or_default();
+    note(app, head, asked, &Done { status, bytes, started, id: &id, who, reason });
+}
+
+/// An answer that has been given, for its line in the log and its metrics.
+struct Done<'d> {
+    status: StatusCode,
+    bytes: usize,
+    started: Instant,
+    id: &'d str,
+    who: &'d str,
+    reason: &'static str,
+}
+
+fn note(app: &App, head: &Head<'_>, asked: &Asked<'_>, done: &Done<'_>) {
+    let took = done.started.elapsed();
+    let status = done.status.as_u16();
+    app.metrics.request(Plane::Node, asked.template, head.method, status, took);
     RequestLine {
         plane: "node",
         method: head.method,
         route: asked.template,
-        status: status.as_u16(),
-        bytes: bytes as u64,
-        micros: micros(started.elapsed()),
-        request_id: &id,
+        status,
+        bytes: done.bytes as u64,
+        micros: micros(took),
+        request_id: done.id,
         peer: &shown_peer(source(app, head), head.peer),
-        who: node.as_deref().unwrap_or_default(),
-        reason,
+        who: done.who,
+        reason: done.reason,
     }
     .write();
 }

@@ -170,9 +170,12 @@ async fn store(
     report: Report,
     shares: Vec<Share>,
 ) -> Taken<()> {
+    let kind = report.event_type.as_str();
     let stored = reports::store(app, signed, report, shares);
     let stored = within(COMMIT, async { Some(stored.await) }).await?;
-    stored.map_err(|unstored| turned_down(request, app, unstored))
+    stored.map_err(|unstored| turned_down(request, app, unstored))?;
+    app.metrics.event(kind);
+    Ok(())
 }
 
 fn turned_down(request: &HttpRequest, app: &App, unstored: Unstored) -> Answer {
