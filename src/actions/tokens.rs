@@ -130,14 +130,13 @@ async fn make(
             // index stands behind.
             let known = nodes::lock(tx, project, &missing)?;
             let mut live = tokens::find_live(tx.conn, project, &known)?;
-            let had: HashSet<String> = live.iter().map(|token| token.system_id.clone()).collect();
-            let first = live.len();
-            for made in fresh {
-                if known.contains(&made.system_id) && !had.contains(&made.system_id) {
-                    tokens::insert(tx, &made)?;
-                    live.push(made);
-                }
+            let mut without: HashSet<String> = known.into_iter().collect();
+            for token in &live {
+                without.remove(&token.system_id);
             }
+            let first = live.len();
+            live.extend(fresh.into_iter().filter(|made| without.contains(&made.system_id)));
+            tokens::insert(tx, &live[first..])?;
             let moves: Vec<Move> = live[first..]
                 .iter()
                 .map(|made| Move { system_id: &made.system_id, token: None, step })
@@ -246,7 +245,7 @@ pub async fn reissue(
                 tokens::retire(tx, retiring, until)?;
             }
             if !is_under_way {
-                tokens::insert(tx, &given)?;
+                tokens::insert(tx, std::slice::from_ref(&given))?;
             }
             if retiring.is_none() {
                 let (system_id, step) = (&*given.system_id, Step::TokenChanged { at: tx.now });

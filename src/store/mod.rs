@@ -13,6 +13,7 @@ macro_rules! on_either {
 pub mod audit;
 pub mod blobs;
 pub mod boots;
+mod bulk;
 pub mod claims;
 pub mod columns;
 pub mod contents;

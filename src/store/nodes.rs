@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
 use super::schema::{boots, node_keys, node_labels, nodes, projects};
+use super::bulk::{self, NodeRow};
 use super::{DbConnection, Tx};
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, Node, NodeChange, SshKey, SystemId, instance_id,
@@ -117,20 +118,36 @@ pub fn find(
         .transpose()
 }
 
-/// The node of this hostname, however its letters are written.
-pub fn find_by_hostname(
+/// Those of these nodes that are in the project, in any order.
+pub fn find_many(
     conn: &mut DbConnection,
     project: Id,
-    hostname: &Hostname,
+    system_ids: &[&str],
     now: Timestamp,
-) -> QueryResult<Option<Node>> {
+) -> QueryResult<Vec<Node>> {
     rows!()
-        .filter(nodes::hostname_folded.eq(hostname.folded()))
+        .filter(nodes::system_id.eq_any(system_ids))
         .filter(nodes::project_id.eq(project))
-        .first::<Row>(conn)
-        .optional()?
+        .load::<Row>(conn)?
+        .into_iter()
         .map(|row| node(row, now))
-        .transpose()
+        .collect()
+}
+
+/// The nodes of these hostnames, which are folded, in any order.
+pub fn find_by_hostnames(
+    conn: &mut DbConnection,
+    project: Id,
+    hostnames: &[String],
+    now: Timestamp,
+) -> QueryResult<Vec<Node>> {
+    rows!()
+        .filter(nodes::hostname_folded.eq_any(hostnames))
+        .filter(nodes::project_id.eq(project))
+        .load::<Row>(conn)?
+        .into_iter()
+        .map(|row| node(row, now))
+        .collect()
 }
 
 /// What policy knows of a node beside its project.
@@ -272,36 +289,73 @@ pub fn update_netboot(tx: &mut Tx, system_id: &str, netboot: bool) -> QueryResul
         .map(drop)
 }
 
-/// A unique violation means that the system id, or the hostname in this project, is taken.
-pub fn insert(tx: &mut Tx, project: Id, system_id: &SystemId, new: &NewNode) -> QueryResult<()> {
-    diesel::insert_into(nodes::table)
-        .values((
-            nodes::system_id.eq(system_id.as_str()),
-            nodes::project_id.eq(project),
-            nodes::hostname.eq(new.hostname.as_str()),
-            nodes::hostname_folded.eq(new.hostname.folded()),
-            nodes::macs.eq(text(&new.macs)?),
-            nodes::ssh_keys.eq(text(&new.ssh_keys)?),
-            nodes::labels.eq(text(&new.labels)?),
-            nodes::netboot.eq(new.netboot),
-            nodes::reprovisions.eq(0),
-            nodes::created_at.eq(Micros::from(tx.now)),
-        ))
-        .execute(tx.conn)?;
-    insert_labels(tx, system_id.as_str(), &new.labels)
+/// A unique violation means that a system id, or a hostname in this project, is taken.
+pub fn insert(tx: &mut Tx, project: Id, new: &[(&SystemId, &NewNode)]) -> QueryResult<()> {
+    let now = Micros::from(tx.now);
+    let rows = new.iter().map(|(id, new)| columns(id, new)).collect::<QueryResult<Vec<_>>>()?;
+    match tx.conn {
+        DbConnection::Postgres(conn) => bulk::insert_nodes(conn, project, &rows, now)?,
+        DbConnection::Sqlite(conn) => {
+            rows.iter().try_for_each(|row| insert_one(conn, project, row, now))?;
+        }
+    }
+    let labels = new.iter().flat_map(|&(id, new)| {
+        new.labels.iter().map(move |(name, value)| (id.as_str(), name, value))
+    });
+    insert_labels(tx, &labels.collect::<Vec<_>>())
 }
 
-fn insert_labels(tx: &mut Tx, system_id: &str, labels: &Labels) -> QueryResult<()> {
-    for (name, value) in labels.iter() {
-        diesel::insert_into(node_labels::table)
-            .values((
-                node_labels::name.eq(name),
-                node_labels::value.eq(value),
-                node_labels::system_id.eq(system_id),
-            ))
-            .execute(tx.conn)?;
+fn columns<'n>(system_id: &'n SystemId, new: &'n NewNode) -> QueryResult<NodeRow<'n>> {
+    Ok(NodeRow {
+        system_id: system_id.as_str(),
+        hostname: new.hostname.as_str(),
+        hostname_folded: new.hostname.folded(),
+        macs: text(&new.macs)?,
+        ssh_keys: text(&new.ssh_keys)?,
+        labels: text(&new.labels)?,
+        netboot: new.netboot,
+    })
+}
+
+fn insert_one(
+    conn: &mut SqliteConnection,
+    project: Id,
+    row: &NodeRow,
+    now: Micros,
+) -> QueryResult<()> {
+    diesel::insert_into(nodes::table)
+        .values((
+            nodes::system_id.eq(row.system_id),
+            nodes::project_id.eq(project),
+            nodes::hostname.eq(row.hostname),
+            nodes::hostname_folded.eq(&row.hostname_folded),
+            nodes::macs.eq(&row.macs),
+            nodes::ssh_keys.eq(&row.ssh_keys),
+            nodes::labels.eq(&row.labels),
+            nodes::netboot.eq(row.netboot),
+            nodes::reprovisions.eq(0),
+            nodes::created_at.eq(now),
+        ))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Labels as system id, name and value.
+fn insert_labels(tx: &mut Tx, labels: &[(&str, &str, &str)]) -> QueryResult<()> {
+    match tx.conn {
+        DbConnection::Postgres(_) if labels.is_empty() => Ok(()),
+        DbConnection::Postgres(conn) => bulk::insert_labels(conn, labels),
+        DbConnection::Sqlite(conn) => labels.iter().try_for_each(|(system_id, name, value)| {
+            diesel::insert_into(node_labels::table)
+                .values((
+                    node_labels::name.eq(name),
+                    node_labels::value.eq(value),
+                    node_labels::system_id.eq(system_id),
+                ))
+                .execute(conn)
+                .map(drop)
+        }),
     }
-    Ok(())
 }
 
 #[derive(AsChangeset, Default)]
@@ -326,7 +380,9 @@ pub fn update(
     if let Some(labels) = &change.labels {
         diesel::delete(node_labels::table.filter(node_labels::system_id.eq(system_id.as_str())))
             .execute(tx.conn)?;
-        insert_labels(tx, system_id.as_str(), labels)?;
+        let id = system_id.as_str();
+        let rows: Vec<_> = labels.iter().map(|(name, value)| (id, name, value)).collect();
+        insert_labels(tx, &rows)?;
     }
     let changes = Changes {
         project_id: to,

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
 use super::schema::{boots, consumers, node_keys, nodes, tokens};
-use super::{DbConnection, Tx, claims};
+use super::{DbConnection, Tx, bulk, claims};
 use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
 use crate::domain::cull::Staleness;
 
@@ -174,9 +174,17 @@ pub fn find_accepted(conn: &mut DbConnection, id: Id, now: Timestamp) -> QueryRe
     Ok(row.map(live))
 }
 
-/// Makes a live token for a node that has none: a consumer, its token, and the node key.
-/// A unique violation means that the node got one in between.
-pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
+/// Makes live tokens for nodes that have none: a consumer, its token, and the node key each.
+/// A unique violation means that a node got one in between.
+pub fn insert(tx: &mut Tx, made: &[Live]) -> QueryResult<()> {
+    let now = Micros::from(tx.now);
+    match tx.conn {
+        DbConnection::Postgres(conn) => bulk::insert_tokens(conn, NODE_INIT, made, now),
+        DbConnection::Sqlite(conn) => made.iter().try_for_each(|one| insert_one(conn, one, now)),
+    }
+}
+
+fn insert_one(conn: &mut SqliteConnection, made: &Live, now: Micros) -> QueryResult<()> {
     let id = made.id;
     diesel::insert_into(consumers::table)
         .values((
@@ -184,23 +192,23 @@ pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
             consumers::user_id.eq(NODE_INIT),
             consumers::consumer_key.eq(made.consumer_key.as_str()),
         ))
-        .execute(tx.conn)?;
+        .execute(conn)?;
     diesel::insert_into(tokens::table)
         .values((
             tokens::id.eq(id),
             tokens::token_key.eq(made.token_key.as_str()),
             tokens::sealed_secret.eq(&made.sealed_secret),
             tokens::made_for.eq(&made.system_id),
-            tokens::created_at.eq(Micros::from(tx.now)),
+            tokens::created_at.eq(now),
         ))
-        .execute(tx.conn)?;
+        .execute(conn)?;
     diesel::insert_into(node_keys::table)
         .values((
             node_keys::token_id.eq(id),
             node_keys::system_id.eq(&made.system_id),
             node_keys::state.eq(LIVE),
         ))
-        .execute(tx.conn)
+        .execute(conn)
         .map(drop)
 }
 
