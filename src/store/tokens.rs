@@ -338,9 +338,9 @@ fn summary(row: SummaryRow) -> (Id, TokenSummary) {
     (id, summary)
 }
 
-macro_rules! summaries {
+macro_rules! summary_columns {
     () => {
-        tokens::table.left_join(node_keys::table).select((
+        (
             tokens::id,
             tokens::made_for,
             tokens::token_key,
@@ -348,7 +348,13 @@ macro_rules! summaries {
             tokens::created_at,
             tokens::last_used_at,
             tokens::ended_at,
-        ))
+        )
+    };
+}
+
+macro_rules! summaries {
+    () => {
+        tokens::table.left_join(node_keys::table).select(summary_columns!())
     };
 }
 
@@ -377,11 +383,6 @@ pub fn list(
         Some(key) => page.filter(tokens::token_key.eq(key.as_str())).load(conn)?,
     };
     Ok(rows.into_iter().map(summary).collect())
-}
-
-/// How many tokens are live.
-pub fn count_live(conn: &mut DbConnection) -> QueryResult<i64> {
-    node_keys::table.filter(node_keys::state.eq(LIVE)).count().get_result(conn)
 }
 
 /// The instants before which a token is stale, `None` where a rule was not asked for.
@@ -418,31 +419,88 @@ macro_rules! is_stale {
         // Nodes on their way are passed over; one whose deadline has passed has failed.
         let late =
             boots::fails_at.is_not_null().and(boots::fails_at.le($before.now).assume_not_null());
-        let on_their_way = boots::table
+        let on_its_way = boots::table
+            .filter(boots::system_id.nullable().eq(tokens::made_for))
             .filter(boots::state.eq_any(["claimed", "contacted", "booting"]))
-            .filter(diesel::dsl::not(late))
-            .select(boots::system_id);
-        tokens::ended_at.is_null().and(unused.or(tokens::last_used_at.is_not_null().and(idle))).and(
-            tokens::made_for.is_null().or(tokens::made_for.assume_not_null().ne_all(on_their_way)),
-        )
+            .filter(diesel::dsl::not(late));
+        tokens::ended_at
+            .is_null()
+            .and(unused.or(tokens::last_used_at.is_not_null().and(idle)))
+            .and(diesel::dsl::not(diesel::dsl::exists(on_its_way)))
     }};
 }
 
-/// A page of the stale tokens of nodes, in the order they were made.
+/// The tokens that speak for a node, a stretch of them in the order of their keys.
+macro_rules! stretch {
+    ($after:expr, $until:expr) => {
+        node_keys::table
+            .inner_join(tokens::table)
+            .filter(node_keys::token_id.gt($after))
+            .filter(node_keys::token_id.le($until))
+    };
+}
+
+/// Behind every uuid v7.
+const LAST: Id = Id(uuid::Uuid::max());
+
+/// The last of the next `keys` tokens, or none when there are not so many: a look goes through
+/// so many and no more, however few of them it is for.
+fn find_end(conn: &mut DbConnection, after: Id, keys: i64) -> QueryResult<Option<Id>> {
+    node_keys::table
+        .filter(node_keys::token_id.gt(after))
+        .order(node_keys::token_id)
+        .offset(keys - 1)
+        .limit(1)
+        .select(node_keys::token_id)
+        .first(conn)
+        .optional()
+}
+
+/// What a stretch of tokens holds.
+pub struct Counted {
+    pub live: u64,
+    pub stale: u64,
+    /// Where the next stretch begins; none when this was the last.
+    pub last: Option<Id>,
+}
+
+/// How many of the next `keys` tokens are live, and how many stale.
+pub fn count_stale(
+    conn: &mut DbConnection,
+    before: StaleBefore,
+    after: Id,
+    keys: i64,
+) -> QueryResult<Counted> {
+    let last = find_end(conn, after, keys)?;
+    let until = last.unwrap_or(LAST);
+    let live: i64 =
+        stretch!(after, until).filter(node_keys::state.eq(LIVE)).count().get_result(conn)?;
+    let stale: i64 =
+        stretch!(after, until).filter(is_stale!(before)).count().get_result(conn)?;
+    let number = |count| u64::try_from(count).unwrap_or(0);
+    Ok(Counted { live: number(live), stale: number(stale), last })
+}
+
+/// The stale ones of the next `keys` tokens, at most `limit`, and where to go on from; none when
+/// there are no more.
 pub fn list_stale(
     conn: &mut DbConnection,
     before: StaleBefore,
     after: Id,
+    keys: i64,
     limit: i64,
-) -> QueryResult<Vec<(Id, TokenSummary)>> {
-    let rows: Vec<SummaryRow> = summaries!()
-        .filter(node_keys::token_id.is_not_null())
-        .filter(tokens::id.gt(after))
+) -> QueryResult<(Vec<(Id, TokenSummary)>, Option<Id>)> {
+    let last = find_end(conn, after, keys)?;
+    let rows: Vec<SummaryRow> = stretch!(after, last.unwrap_or(LAST))
         .filter(is_stale!(before))
-        .order(tokens::id)
+        .order(node_keys::token_id)
         .limit(limit)
+        .select(summary_columns!())
         .load(conn)?;
-    Ok(rows.into_iter().map(summary).collect())
+    let page: Vec<_> = rows.into_iter().map(summary).collect();
+    let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows == limit);
+    let last = if is_full { page.last().map(|(id, _)| *id) } else { last };
+    Ok((page, last))
 }
 
 /// Ends those of these tokens that are still stale now, and says which they were.
