@@ -24,8 +24,9 @@ const BATCH: i64 = 400;
 /// Keys that one look goes through, however few of them are stale.
 const KEYS: i64 = 2000;
 
-/// How much longer than it worked a cull rests, so that it takes at most a tenth of a core from
-/// those who read and write meanwhile; and how long at most.
+/// How long a cull works before it begins to rest. Then it rests so many times as long as it
+/// works, to take at most a tenth of a core from those who read and write meanwhile.
+const WORKS: Duration = Duration::from_millis(100);
 const RESTS: u32 = 9;
 const LONGEST_REST: Duration = Duration::from_millis(200);
 
@@ -39,8 +40,9 @@ pub struct Cull {
     /// How many more may go.
     left: u64,
     is_through: bool,
-    /// Since when it works, if it has not rested since.
-    works: Option<Instant>,
+    /// How long it has worked in all, and since its last rest.
+    worked: Duration,
+    tired: Duration,
 }
 
 /// Begins a cull: nothing has ended yet.
@@ -69,7 +71,8 @@ pub async fn cull(
         after: FIRST,
         left: u64::MAX,
         is_through: false,
-        works: None,
+        worked: Duration::ZERO,
+        tired: Duration::ZERO,
     };
     if !dry_run && !force {
         let (live, stale) = cull.count(app).await?;
@@ -94,9 +97,10 @@ impl Cull {
         let (mut live, mut stale, mut after) = (0, 0, FIRST);
         loop {
             self.rest().await;
-            let before = self.before;
+            let (before, started) = (self.before, Instant::now());
             let counted = app.db.read(move |conn| tokens::count_stale(conn, before, after, KEYS));
             let counted = counted.await?;
+            self.has_worked(started);
             live += counted.live;
             stale += counted.stale;
             match counted.last {
@@ -116,7 +120,7 @@ impl Cull {
             return Ok(None);
         }
         self.rest().await;
-        let (before, after) = (self.before, self.after);
+        let (before, after, started) = (self.before, self.after, Instant::now());
         let page = move |conn: &mut _| tokens::list_stale(conn, before, after, KEYS, BATCH);
         let (mut page, last) = app.db.read(page).await?;
         match last {
@@ -128,6 +132,7 @@ impl Cull {
             page = self.end(app, page).await?;
         }
         self.left = self.left.saturating_sub(page.len() as u64);
+        self.has_worked(started);
         Ok(Some(page.into_iter().map(|(_, summary)| summary).collect()))
     }
 
@@ -153,12 +158,17 @@ impl Cull {
             .await
     }
 
+    fn has_worked(&mut self, since: Instant) {
+        self.tired += since.elapsed();
+        self.worked += self.tired;
+    }
+
     /// Gives the others their turn.
     async fn rest(&mut self) {
-        if let Some(worked) = self.works {
-            tokio::time::sleep((worked.elapsed() * RESTS).min(LONGEST_REST)).await;
+        let tired = std::mem::take(&mut self.tired);
+        if self.worked > WORKS {
+            tokio::time::sleep((tired * RESTS).min(LONGEST_REST)).await;
         }
-        self.works = Some(Instant::now());
     }
 }
 

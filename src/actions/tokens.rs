@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
-
 use serde_json::json;
 
 use super::{App, Failure, NO_SUCH_NODE, audit};
@@ -21,6 +21,9 @@ use crate::store::{nodes, tokens};
 /// How many tokens one transaction makes: long enough to be worth a commit, short enough that
 /// nobody waits for it.
 const BATCH: usize = 500;
+
+/// Batches under way at once: while one waits for the database, the next is minted and sealed.
+const AT_ONCE: usize = 2;
 
 /// `get_token_for_node`: the node's live token, made if there is none; the same one for everybody
 /// who asks at once. `verb` is what the caller asked for it by.
@@ -49,11 +52,12 @@ pub async fn get_many(
     project: Id,
     system_ids: Vec<String>,
 ) -> Result<Vec<Option<IssuedToken>>, Failure> {
-    let mut issued = Vec::with_capacity(system_ids.len());
-    for ids in system_ids.chunks(BATCH) {
+    let batch = |ids: &[String]| {
         let what = (Action::TokenGet, Object::Project(project.0));
-        issued.extend(get_batch(app, by, what, project, ids.to_vec()).await?);
-    }
+        get_batch(app, by, what, project, ids.to_vec())
+    };
+    let batches: Vec<_> = system_ids.chunks(BATCH).map(batch).collect();
+    let issued = stream::iter(batches).buffered(AT_ONCE).try_concat().await?;
     Ok(issued)
 }
 
