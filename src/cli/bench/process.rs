@@ -132,6 +132,11 @@ impl Process {
         let _ = File::options().write(true).truncate(true).open(&self.log);
     }
 
+    /// Memory of the process that is in RAM, in MiB; `None` where `/proc` has none.
+    pub fn rss_mib(&self) -> Option<f64> {
+        rss_mib_of(self.child.id())
+    }
+
     /// CPU time of the process and its children up to now; `None` where `/proc` has none.
     pub fn cpu(&self) -> Option<Duration> {
         cpu_of(self.child.id())
@@ -151,6 +156,14 @@ impl Drop for Process {
             std::thread::sleep(LOOK_AGAIN);
         }
     }
+}
+
+/// proc(5), `/proc/pid/status`, which counts in KiB.
+fn rss_mib_of(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(f64::from(kibibytes) / 1024.0)
 }
 
 /// CPU time of this process, without those it started.
