@@ -193,7 +193,18 @@ pub struct Filter {
     pub state: Option<BootState>,
 }
 
-/// Nodes of a project by system id; `after` is the last one of the page before.
+impl Filter {
+    fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.state.is_none()
+    }
+}
+
+/// Keys that one look goes through, however few of the nodes are asked for: a page takes no longer
+/// in a larger fleet.
+const KEYS: i64 = 10_000;
+
+/// Nodes of a project by system id, and where to go on from when the look did not reach the end;
+/// `after` is where the one before came to.
 pub fn list(
     conn: &mut DbConnection,
     project: Id,
@@ -201,34 +212,216 @@ pub fn list(
     after: &str,
     limit: i64,
     now: Timestamp,
-) -> QueryResult<Vec<Node>> {
-    let mut query = rows!()
-        .filter(nodes::project_id.eq(project))
-        .filter(nodes::system_id.gt(after))
-        .order(nodes::system_id)
-        .limit(limit)
-        .into_boxed();
-    for (name, value) in &filter.labels {
-        let labelled = node_labels::table
-            .filter(node_labels::name.eq(name).and(node_labels::value.eq(value)))
-            .select(node_labels::system_id);
-        query = query.filter(nodes::system_id.eq_any(labelled));
+) -> QueryResult<(Vec<Node>, Option<String>)> {
+    if filter.is_empty() {
+        let rows: Vec<Row> = rows!()
+            .filter(nodes::project_id.eq(project))
+            .filter(nodes::system_id.gt(after))
+            .order(nodes::system_id)
+            .limit(limit)
+            .load(conn)?;
+        let listed = rows.into_iter().map(|row| node(row, now)).collect::<QueryResult<_>>()?;
+        return Ok((listed, None));
     }
-    let late =
-        boots::fails_at.is_not_null().and(boots::fails_at.le(Micros::from(now)).assume_not_null());
-    let unmoved = boots::state.is_null().or(boots::state.eq("issued").assume_not_null());
-    query = match filter.state {
-        None => query,
-        Some(BootState::New) => query.filter(node_keys::token_id.is_null()).filter(unmoved),
-        Some(BootState::Issued) => query.filter(node_keys::token_id.is_not_null()).filter(unmoved),
-        Some(BootState::Failed) => {
-            query.filter(boots::state.eq("failed").assume_not_null().or(late))
+    let place = Place { project, after, limit, now };
+    let found = match (filter.labels.as_slice(), filter.state) {
+        ([first, more @ ..], state) => list_labelled(conn, &place, first, more, state)?,
+        ([], None | Some(BootState::New | BootState::Issued)) => {
+            list_untouched(conn, &place, filter.state)?
         }
-        Some(state) => query
-            .filter(boots::state.eq(state.as_str()).assume_not_null())
-            .filter(diesel::dsl::not(late)),
+        ([], Some(BootState::Failed)) => {
+            let failed = list_in_state(conn, &place, BootState::Failed)?;
+            failed.merge(list_late(conn, &place)?, limit)
+        }
+        ([], Some(state)) => list_in_state(conn, &place, state)?,
     };
-    query.load::<Row>(conn)?.into_iter().map(|row| node(row, now)).collect()
+    let ids: Vec<&str> = found.ids.iter().map(String::as_str).collect();
+    let mut listed = find_many(conn, project, &ids, now)?;
+    // Some may have gone on since the look.
+    listed.retain(|node| filter.state.is_none_or(|state| node.boot_state == state));
+    listed.sort_unstable_by(|a, b| a.system_id.cmp(&b.system_id));
+    let is_full = i64::try_from(found.ids.len()).is_ok_and(|found| found >= limit);
+    let last = if is_full { found.ids.last().cloned() } else { found.until };
+    Ok((listed, last))
+}
+
+/// Which page is asked for.
+struct Place<'p> {
+    project: Id,
+    after: &'p str,
+    limit: i64,
+    now: Timestamp,
+}
+
+/// What a look at a stretch of keys found, and the last of them; none when it was the last.
+struct Found {
+    ids: Vec<String>,
+    until: Option<String>,
+}
+
+impl Found {
+    /// Both together, as far as both have looked.
+    fn merge(self, other: Found, limit: i64) -> Found {
+        let until = match (self.until, other.until) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let mut ids = [self.ids, other.ids].concat();
+        ids.retain(|id| until.as_ref().is_none_or(|until| id <= until));
+        ids.sort_unstable();
+        ids.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Found { ids, until }
+    }
+}
+
+/// Behind every system id, which are letters, digits, '.', '_' and '-'.
+const LAST: &str = "~";
+
+/// The last of the next keys of a query that is in their order.
+macro_rules! find_end {
+    ($conn:expr, $keys:expr) => {
+        $keys.offset(KEYS - 1).limit(1).first::<String>($conn).optional()
+    };
+}
+
+macro_rules! is_late {
+    ($now:expr) => {
+        boots::fails_at.is_not_null().and(boots::fails_at.le(Micros::from($now)).assume_not_null())
+    };
+}
+
+/// Narrows a query over nodes, their live tokens and their boots to a state.
+macro_rules! in_state {
+    ($query:expr, $state:expr, $now:expr) => {{
+        let late = is_late!($now);
+        let unmoved = boots::state.is_null().or(boots::state.eq("issued").assume_not_null());
+        match $state {
+            None => $query,
+            Some(BootState::New) => $query.filter(node_keys::token_id.is_null()).filter(unmoved),
+            Some(BootState::Issued) => {
+                $query.filter(node_keys::token_id.is_not_null()).filter(unmoved)
+            }
+            Some(BootState::Failed) => {
+                $query.filter(boots::state.eq("failed").assume_not_null().or(late))
+            }
+            Some(state) => $query
+                .filter(boots::state.eq(state.as_str()).assume_not_null())
+                .filter(diesel::dsl::not(late)),
+        }
+    }};
+}
+
+macro_rules! with_token_and_boot {
+    ($nodes:expr) => {
+        $nodes
+            .left_join(
+                node_keys::table
+                    .on(node_keys::system_id.eq(nodes::system_id).and(node_keys::state.eq("live"))),
+            )
+            .left_join(boots::table.on(boots::system_id.eq(nodes::system_id)))
+    };
+}
+
+/// Those of the next nodes that nothing has been heard of.
+fn list_untouched(
+    conn: &mut DbConnection,
+    place: &Place,
+    state: Option<BootState>,
+) -> QueryResult<Found> {
+    let mine = nodes::table
+        .filter(nodes::project_id.eq(place.project))
+        .filter(nodes::system_id.gt(place.after))
+        .order(nodes::system_id)
+        .select(nodes::system_id);
+    let until = find_end!(conn, mine)?;
+    let query = with_token_and_boot!(nodes::table)
+        .filter(nodes::project_id.eq(place.project))
+        .filter(nodes::system_id.gt(place.after))
+        .filter(nodes::system_id.le(until.as_deref().unwrap_or(LAST)))
+        .order(nodes::system_id)
+        .limit(place.limit)
+        .select(nodes::system_id)
+        .into_boxed();
+    let ids = in_state!(query, state, place.now).load(conn)?;
+    Ok(Found { ids, until })
+}
+
+/// Those of the next nodes with one label that are what else is asked for.
+fn list_labelled(
+    conn: &mut DbConnection,
+    place: &Place,
+    (name, value): &(String, String),
+    more: &[(String, String)],
+    state: Option<BootState>,
+) -> QueryResult<Found> {
+    let labelled = node_labels::table
+        .filter(node_labels::name.eq(name))
+        .filter(node_labels::value.eq(value))
+        .filter(node_labels::system_id.gt(place.after))
+        .order(node_labels::system_id)
+        .select(node_labels::system_id);
+    let until = find_end!(conn, labelled)?;
+    let joined = node_labels::table
+        .inner_join(nodes::table.on(nodes::system_id.eq(node_labels::system_id)));
+    let mut query = with_token_and_boot!(joined)
+        .filter(node_labels::name.eq(name))
+        .filter(node_labels::value.eq(value))
+        .filter(node_labels::system_id.gt(place.after))
+        .filter(node_labels::system_id.le(until.as_deref().unwrap_or(LAST)))
+        .filter(nodes::project_id.eq(place.project))
+        .order(node_labels::system_id)
+        .limit(place.limit)
+        .select(node_labels::system_id)
+        .into_boxed();
+    let other = diesel::alias!(node_labels as other);
+    for (name, value) in more {
+        let too = other
+            .filter(other.field(node_labels::system_id).eq(nodes::system_id))
+            .filter(other.field(node_labels::name).eq(name))
+            .filter(other.field(node_labels::value).eq(value));
+        query = query.filter(diesel::dsl::exists(too));
+    }
+    let ids = in_state!(query, state, place.now).load(conn)?;
+    Ok(Found { ids, until })
+}
+
+macro_rules! boots_of {
+    ($place:expr, $boots:expr, $until:expr) => {
+        $boots
+            .inner_join(nodes::table)
+            .filter(boots::system_id.gt($place.after))
+            .filter(boots::system_id.le($until))
+            .filter(nodes::project_id.eq($place.project))
+            .order(boots::system_id)
+            .limit($place.limit)
+            .select(boots::system_id)
+    };
+}
+
+/// Those of the next nodes in a state whose deadline has not passed.
+fn list_in_state(
+    conn: &mut DbConnection,
+    place: &Place,
+    state: BootState,
+) -> QueryResult<Found> {
+    let in_state = boots::table.filter(boots::state.eq(state.as_str()));
+    let keys = in_state.filter(boots::system_id.gt(place.after)).order(boots::system_id);
+    let until = find_end!(conn, keys.select(boots::system_id))?;
+    let ids = boots_of!(place, in_state, until.as_deref().unwrap_or(LAST))
+        .filter(diesel::dsl::not(is_late!(place.now)))
+        .load(conn)?;
+    Ok(Found { ids, until })
+}
+
+/// Those of the next nodes with a deadline that have missed it.
+fn list_late(conn: &mut DbConnection, place: &Place) -> QueryResult<Found> {
+    let waiting = boots::table.filter(boots::fails_at.is_not_null());
+    let keys = waiting.filter(boots::system_id.gt(place.after)).order(boots::system_id);
+    let until = find_end!(conn, keys.select(boots::system_id))?;
+    let ids = boots_of!(place, waiting, until.as_deref().unwrap_or(LAST))
+        .filter(boots::fails_at.le(Micros::from(place.now)).assume_not_null())
+        .load(conn)?;
+    Ok(Found { ids, until })
 }
 
 /// Those of these nodes that are in the project.
