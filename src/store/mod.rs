@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod blobs;
 pub mod boots;
+mod bulk;
 pub mod census;
 pub mod changes;
 pub mod claims;

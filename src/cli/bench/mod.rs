@@ -2,6 +2,7 @@
 
 mod generator;
 mod histogram;
+mod issue;
 mod nginx;
 mod postgres;
 mod process;
@@ -9,6 +10,7 @@ mod read;
 mod scrape;
 mod server;
 mod storm;
+mod told;
 mod wire;
 
 use anyhow::Context as _;
@@ -24,12 +26,16 @@ pub enum Bench {
     Read(read::Read),
     /// Boot many machines at once, as cloud-init does: its reads, its events, its retries
     Storm(storm::Storm),
+    /// Import a fleet, give every node its token, look through them, and cull half of the tokens
+    /// while nodes read
+    Issue(issue::Issue),
 }
 
 pub fn run(common: &Common, command: Bench) -> anyhow::Result<()> {
     match command {
         Bench::Read(flags) => read::run(common, &flags).context("bench read"),
         Bench::Storm(flags) => storm::run(common, &flags).context("bench storm"),
+        Bench::Issue(flags) => issue::run(common, &flags).context("bench issue"),
     }
 }
 
