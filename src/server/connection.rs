@@ -113,7 +113,10 @@ pub fn greet(
         Err(_) => return None,
     };
     begun.pending.extend_from_slice(&bytes[length..]);
-    begun.unsent.extend_from_slice(&out[sent..]);
+    if sent < out.len() || out.capacity() > KEPT {
+        begun.unsent = std::mem::take(&mut *out);
+        begun.unsent.drain(..sent);
+    }
     (begun.answered, begun.is_last) = (true, !keep);
     let is_done = !keep && begun.unsent.is_empty() && begun.pending.is_empty();
     (!is_done).then_some(begun)
@@ -373,10 +376,7 @@ async fn look_up(
 
 /// Whether there is an empty line in these bytes.
 fn ends_a_head(bytes: &[u8]) -> bool {
-    bytes.split(|byte| *byte == b'\n').skip(1).any(|line| {
-        // The last piece is no line yet.
-        line == b"\r" || (line.is_empty() && !std::ptr::eq(line.as_ptr(), bytes.as_ptr_range().end))
-    })
+    bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
 /// A request that is what the lane takes. Whatever is unusual is the framework's.

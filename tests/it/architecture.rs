@@ -17,7 +17,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("oauth", &["domain"]),
     ("clock", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["clock"]),
     ("store", &["domain", "clock"]),
     ("live", &["domain", "oauth", "store", "clock"]),
     ("actions", &["domain", "oauth", "clock", "store", "live", "telemetry"]),

@@ -14,6 +14,7 @@ mod content;
 mod coverage;
 mod coverage_roles;
 mod cull;
+mod front;
 mod hardening;
 mod identity_audit;
 mod identity_cases;
