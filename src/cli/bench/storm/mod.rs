@@ -20,7 +20,7 @@ use super::process::{Cores, Scratch, own_cpu};
 use super::scrape::Scrape;
 use super::server::{Database, Fleet, OwnServer, Setup, UNPACED};
 use super::wire::{Signer, Signing};
-use super::{merge, rounded};
+use super::{as_f64, merge, rounded};
 use crate::cli::Common;
 use crate::cli::WrongUse;
 use crate::cli::output::{self, Format};
@@ -270,12 +270,6 @@ async fn measure(common: &Common, flags: &Storm) -> anyhow::Result<(Value, Optio
     let (mut report, trouble) = judge(flags, &plan, &tally, &states, kept.as_ref(), &figures);
     report["cpus"] = cores.all.into();
     Ok((report, trouble))
-}
-
-fn as_f64(count: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts of requests and bytes are no more")]
-    let count = count as f64;
-    count
 }
 
 /// Waits until half of the storm is over: half of its ramp, or half of its requests.
