@@ -1,5 +1,6 @@
 //! `nodeinit bench`: what a server can do, measured on this machine beside something known.
 
+mod flood;
 mod generator;
 mod histogram;
 mod issue;
@@ -9,8 +10,10 @@ mod process;
 mod read;
 mod scrape;
 mod server;
+mod sign;
 mod storm;
 mod told;
+mod tls;
 mod wire;
 
 use anyhow::Context as _;
@@ -49,4 +52,10 @@ fn merge(into: &mut Value, fields: Value) {
     if let (Value::Object(into), Value::Object(fields)) = (into, fields) {
         into.extend(fields);
     }
+}
+
+fn as_f64(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts of requests and bytes are no more")]
+    let count = count as f64;
+    count
 }

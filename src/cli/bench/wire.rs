@@ -104,7 +104,7 @@ fn hmac_sha256(key: &str, text: &str) -> String {
 }
 
 /// RFC 5849 §3.6.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(text.len() + 32);
     for byte in text.bytes() {

@@ -10,12 +10,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
-use super::{Met, Storm, as_f64, latencies};
+use super::{Met, Storm, latencies};
 use crate::cli::bench::histogram::Histogram;
 use crate::cli::bench::process::{Cores, own_cpu};
 use crate::cli::bench::server::OwnServer;
 use crate::cli::bench::wire::{self, Ask, Fresh, Signing};
-use crate::cli::bench::{merge, rounded};
+use crate::cli::bench::{as_f64, merge, rounded};
 use crate::clock::Clock;
 use crate::domain::credentials::Mint;
 

@@ -20,7 +20,7 @@ use super::process::{Cores, Scratch, own_cpu};
 use super::scrape::Scrape;
 use super::server::{Database, Fleet, OwnServer, Setup, UNPACED};
 use super::wire::{Signer, Signing};
-use super::{merge, rounded};
+use super::{as_f64, merge, rounded};
 use crate::cli::Common;
 use crate::cli::WrongUse;
 use crate::cli::output::{self, Format};
@@ -272,12 +272,6 @@ async fn measure(common: &Common, flags: &Storm) -> anyhow::Result<(Value, Optio
     Ok((report, trouble))
 }
 
-fn as_f64(count: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts of requests and bytes are no more")]
-    let count = count as f64;
-    count
-}
-
 /// Waits until half of the storm is over: half of its ramp, or half of its requests.
 async fn half_way(plan: &Plan, started: Instant) {
     while started.elapsed() < plan.ramp / 2
@@ -356,16 +350,16 @@ fn judge(
     let every = (1_u128 << plan.events.len()) - 1;
     let mut never_served = 0_u64;
     let mut read_failed = 0_u64;
-    let mut interrupted = 0_u64;
+    let (mut cut_off_reading, mut cut_off_reporting) = (0_u64, 0_u64);
     let mut events_lost = 0_u64;
     for boot in &tally.boots {
         let cut_off = outages && boot.only_outages;
         let lost = boot.end == End::Through && boot.acknowledged != every;
         match boot.end {
             End::NeverServed => never_served += 1,
-            End::ReadFailed if cut_off => interrupted += 1,
+            End::ReadFailed if cut_off => cut_off_reading += 1,
             End::ReadFailed => read_failed += 1,
-            End::Through if lost && cut_off => interrupted += 1,
+            End::Through if lost && cut_off => cut_off_reporting += 1,
             End::Through => events_lost += u64::from((every & !boot.acknowledged).count_ones()),
         }
     }
@@ -394,7 +388,8 @@ fn judge(
             "wrongful_401": tally.wrongful_401,
             "nodes_failed": failed,
             "nodes_never_served": never_served,
-            "nodes_interrupted": interrupted,
+            "nodes_cut_off_reading": cut_off_reading,
+            "nodes_cut_off_reporting": cut_off_reporting,
             "nodes_ready": ready,
             "states": states,
             "events_lost": events_lost,
