@@ -4,9 +4,9 @@ use diesel::prelude::*;
 use diesel::result::OptionalEmptyChangesetExtension;
 use jiff::Timestamp;
 
+use super::bulk::{self, NodeRow};
 use super::columns::{Id, Micros};
 use super::schema::{boots, node_keys, node_labels, nodes, projects};
-use super::bulk::{self, NodeRow};
 use super::{DbConnection, Tx};
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, Node, NodeChange, SshKey, SystemId, instance_id,
@@ -361,8 +361,8 @@ fn list_labelled(
         .order(node_labels::system_id)
         .select(node_labels::system_id);
     let until = find_end!(conn, labelled)?;
-    let joined = node_labels::table
-        .inner_join(nodes::table.on(nodes::system_id.eq(node_labels::system_id)));
+    let joined =
+        node_labels::table.inner_join(nodes::table.on(nodes::system_id.eq(node_labels::system_id)));
     let mut query = with_token_and_boot!(joined)
         .filter(node_labels::name.eq(name))
         .filter(node_labels::value.eq(value))
@@ -399,11 +399,7 @@ macro_rules! boots_of {
 }
 
 /// Those of the next nodes in a state whose deadline has not passed.
-fn list_in_state(
-    conn: &mut DbConnection,
-    place: &Place,
-    state: BootState,
-) -> QueryResult<Found> {
+fn list_in_state(conn: &mut DbConnection, place: &Place, state: BootState) -> QueryResult<Found> {
     let in_state = boots::table.filter(boots::state.eq(state.as_str()));
     let keys = in_state.filter(boots::system_id.gt(place.after)).order(boots::system_id);
     let until = find_end!(conn, keys.select(boots::system_id))?;

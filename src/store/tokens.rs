@@ -475,21 +475,26 @@ pub fn count_stale(
     let until = last.unwrap_or(LAST);
     let live: i64 =
         stretch!(after, until).filter(node_keys::state.eq(LIVE)).count().get_result(conn)?;
-    let stale: i64 =
-        stretch!(after, until).filter(is_stale!(before)).count().get_result(conn)?;
+    let stale: i64 = stretch!(after, until).filter(is_stale!(before)).count().get_result(conn)?;
     let number = |count| u64::try_from(count).unwrap_or(0);
     Ok(Counted { live: number(live), stale: number(stale), last })
 }
 
-/// The stale ones of the next `keys` tokens, at most `limit`, and where to go on from; none when
-/// there are no more.
+/// The tokens of a stretch that were asked for, and where the next begins; none when this was the
+/// last.
+pub struct Stretch {
+    pub tokens: Vec<(Id, TokenSummary)>,
+    pub last: Option<Id>,
+}
+
+/// The stale ones of the next `keys` tokens, at most `limit` of them.
 pub fn list_stale(
     conn: &mut DbConnection,
     before: StaleBefore,
     after: Id,
     keys: i64,
     limit: i64,
-) -> QueryResult<(Vec<(Id, TokenSummary)>, Option<Id>)> {
+) -> QueryResult<Stretch> {
     let last = find_end(conn, after, keys)?;
     let rows: Vec<SummaryRow> = stretch!(after, last.unwrap_or(LAST))
         .filter(is_stale!(before))
@@ -500,7 +505,7 @@ pub fn list_stale(
     let page: Vec<_> = rows.into_iter().map(summary).collect();
     let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows == limit);
     let last = if is_full { page.last().map(|(id, _)| *id) } else { last };
-    Ok((page, last))
+    Ok(Stretch { tokens: page, last })
 }
 
 /// Ends those of these tokens that are still stale now, and says which they were.
