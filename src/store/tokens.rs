@@ -139,13 +139,19 @@ macro_rules! accepted {
         node_keys::table
             .inner_join(nodes::table)
             .inner_join(tokens::table.inner_join(consumers::table))
-            .select((
-                tokens::id,
-                node_keys::system_id,
-                consumers::consumer_key,
-                tokens::token_key,
-                tokens::sealed_secret,
-            ))
+            .select(live_columns!())
+    };
+}
+
+macro_rules! live_columns {
+    () => {
+        (
+            tokens::id,
+            node_keys::system_id,
+            consumers::consumer_key,
+            tokens::token_key,
+            tokens::sealed_secret,
+        )
     };
 }
 
@@ -155,12 +161,13 @@ pub fn find_live(
     project: Id,
     system_ids: &[String],
 ) -> QueryResult<Vec<Live>> {
-    let rows: Vec<LiveRow> = accepted!()
-        .filter(nodes::project_id.eq(project))
+    let rows: Vec<(Id, LiveRow)> = accepted!()
         .filter(node_keys::system_id.eq_any(system_ids))
         .filter(node_keys::state.eq(LIVE))
+        .select((nodes::project_id, live_columns!()))
         .load(conn)?;
-    Ok(rows.into_iter().map(live).collect())
+    let mine = rows.into_iter().filter(|(of, _)| *of == project);
+    Ok(mine.map(|(_, row)| live(row)).collect())
 }
 
 /// A token that is accepted at `now`, live or retiring.
