@@ -18,6 +18,8 @@ pub mod migrations;
 pub mod nodes;
 pub mod nonces;
 pub mod operator_tokens;
+#[cfg(test)]
+mod plans;
 pub mod pool;
 pub mod projects;
 pub mod schema;
