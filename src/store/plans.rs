@@ -88,7 +88,7 @@ fn a_page_of_tokens_is_a_range_and_so_is_a_step_of_a_cull() {
     goes_by_index("how many stale", |conn| tokens::count_stale(conn, before, after, 2000));
     goes_by_index("end", |conn| {
         let now = Timestamp::UNIX_EPOCH;
-        tokens::end_stale(&mut Tx { conn, now }, &[after], before)
+        tokens::end_stale(&mut Tx { conn, now, has_logged: false }, &[after], before)
     });
 }
 

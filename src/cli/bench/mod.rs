@@ -12,8 +12,8 @@ mod scrape;
 mod server;
 mod sign;
 mod storm;
-mod told;
 mod tls;
+mod told;
 mod wire;
 
 use anyhow::Context as _;
