@@ -101,6 +101,8 @@ settings! {
         "node-burst" "N" = "200": "Requests of one node that may come at once";
         "refused-rate" "N" = "1000": "Refused requests a second of one source address; more is 429";
         "refused-burst" "N" = "10000": "Refused requests of one source that may come at once";
+        "live-bytes" "SIZE" = "512MiB":
+            "Memory for tokens in use and what their nodes are served; about 1 KiB a token";
         "page" "N" = "1000": "Rows on one page of a list";
     }
 }
@@ -378,6 +380,9 @@ fn limits(given: &mut Given) -> Limits {
         refused_burst: given
             .parse("refused-burst", |t| number(t, 1, 1_000_000))
             .unwrap_or(defaults.refused_burst),
+        live_bytes: given
+            .parse("live-bytes", |t| size(t, 1 << 20, 1 << 40))
+            .unwrap_or(defaults.live_bytes),
         page: given.parse("page", |t| number(t, 1, 100_000)).unwrap_or(defaults.page),
     }
 }
@@ -545,6 +550,7 @@ impl Settings {
                 "node-burst" => self.limits.node_burst.to_string(),
                 "refused-rate" => self.limits.refused_rate.to_string(),
                 "refused-burst" => self.limits.refused_burst.to_string(),
+                "live-bytes" => self.limits.live_bytes.to_string(),
                 "page" => self.limits.page.to_string(),
                 _ => continue,
             };

@@ -6,7 +6,8 @@
 //! |---|---|---|
 //! | [`domain`] | nouns and pure rules | – |
 //! | [`oauth`] | bytes in, verdict out: RFC 5849 | `domain` |
-//! | [`clock`], [`telemetry`] | the wall clock; the log and the metrics | – |
+//! | [`clock`] | the wall clock | – |
+//! | [`telemetry`] | the log and the metrics | `clock` |
 //! | [`store`] | the only SQL | `domain`, `clock` |
 //! | [`live`] | memory in front of the store | `domain`, `oauth`, `store`, `clock` |
 //! | [`actions`] | the only changes | `domain`, `oauth`, `clock`, `store`, `live`, `telemetry` |

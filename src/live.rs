@@ -5,6 +5,7 @@ pub mod identities;
 mod observed;
 pub mod policy;
 pub mod strangers;
+pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +20,7 @@ pub use observed::{Observed, Refused, Seen, Skew};
 use crate::domain::boot::{Item, Learned};
 use crate::store::columns::Id;
 use crate::store::nonces::WriteNonce;
+use view::Entry;
 
 /// How far behind the server's clock a timestamp may be (piston's `timestamp_threshold`).
 pub const PAST: u64 = 300;
@@ -199,25 +201,34 @@ pub fn seconds(at: Timestamp) -> u64 {
     u64::try_from(at.as_second()).unwrap_or(0)
 }
 
-/// A token's last use is worth a write when it moved by this much.
-const LAST_USE_STEP: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
-
 /// What reads teach, until it is committed in one batch: no read waits for a write.
-#[derive(Default)]
-pub struct Learnt(Mutex<HashMap<Id, Learned>>);
+pub struct Learnt([Mutex<HashMap<Id, Learned>>; SHARDS]);
+
+impl Default for Learnt {
+    fn default() -> Learnt {
+        Learnt(std::array::from_fn(|_| Mutex::default()))
+    }
+}
 
 impl Learnt {
-    /// A token was used at `now`; the store has `before`.
-    pub fn used(&self, token: Id, before: Option<Timestamp>, now: Timestamp) {
-        if before.is_none_or(|before| now.duration_since(before) >= LAST_USE_STEP) {
-            locked(&self.0).entry(token).or_default().used = Some(now);
+    fn of(&self, token: Id) -> MutexGuard<'_, HashMap<Id, Learned>> {
+        locked(&self.0[usize::from(token.0.as_bytes()[15]) % SHARDS])
+    }
+
+    /// A token was used at `now`, unless that was noted a moment ago.
+    pub fn used(&self, entry: &Entry, now: Timestamp) {
+        if entry.notes_use(now) {
+            self.of(entry.token).entry(entry.token).or_default().used = Some(now);
         }
     }
 
     /// A read of a token was answered: a listing, or an item with the digest of what it held.
-    pub fn read(&self, token: Id, item: Option<(Item, [u8; 32])>, now: Timestamp) {
-        let mut map = locked(&self.0);
-        let learned = map.entry(token).or_default();
+    pub fn read(&self, entry: &Entry, item: Option<(Item, [u8; 32])>, now: Timestamp) {
+        if !entry.notes_read(item.map(|(item, _)| item), now) {
+            return;
+        }
+        let mut map = self.of(entry.token);
+        let learned = map.entry(entry.token).or_default();
         learned.contacted.get_or_insert(now);
         if let Some((item, digest)) = item {
             learned.items[item as usize] = Some((now, digest));
@@ -227,7 +238,8 @@ impl Learnt {
     /// Takes out what has gathered, in key order.
     #[must_use]
     pub fn take(&self) -> Vec<(Id, Learned)> {
-        let mut gathered: Vec<_> = std::mem::take(&mut *locked(&self.0)).into_iter().collect();
+        let maps = self.0.iter().map(|shard| std::mem::take(&mut *locked(shard)));
+        let mut gathered: Vec<_> = maps.flatten().collect();
         gathered.sort_unstable_by_key(|(token, _)| *token);
         gathered
     }
@@ -235,15 +247,13 @@ impl Learnt {
     /// Takes out what has gathered of these tokens, to be committed with what they report.
     #[must_use]
     pub fn take_of(&self, tokens: &BTreeSet<Id>) -> Vec<(Id, Learned)> {
-        let mut map = locked(&self.0);
-        tokens.iter().filter_map(|token| map.remove_entry(token)).collect()
+        tokens.iter().filter_map(|token| self.of(*token).remove_entry(token)).collect()
     }
 
     /// Puts back what could not be committed; what came since wins.
     pub fn put_back(&self, gathered: Vec<(Id, Learned)>) {
-        let mut map = locked(&self.0);
         for (token, learned) in gathered {
-            map.entry(token).or_default().follow(learned);
+            self.of(token).entry(token).or_default().follow(learned);
         }
     }
 }
@@ -296,10 +306,14 @@ impl Pace {
     /// How long until the next would be taken.
     pub fn take(&self, name: &str, at: Instant) -> Result<(), Duration> {
         let mut buckets = locked(&self.shards[shard(name)]);
-        if buckets.len() >= MOST_PACED && !buckets.contains_key(name) {
+        let is_new = !buckets.contains_key(name);
+        if is_new && buckets.len() >= MOST_PACED {
             buckets.retain(|_, bucket| self.filled(bucket, at) < self.burst);
         }
-        let bucket = buckets.entry(name.to_owned()).or_insert(Bucket { left: self.burst, at });
+        if is_new {
+            buckets.insert(name.to_owned(), Bucket { left: self.burst, at });
+        }
+        let Some(bucket) = buckets.get_mut(name) else { return Ok(()) };
         bucket.left = self.filled(bucket, at);
         bucket.at = at;
         if bucket.left >= 1.0 {

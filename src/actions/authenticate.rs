@@ -1,26 +1,32 @@
 //! Who signed a request: the only source of a node's identity.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::App;
-use crate::domain::credentials::{PlaintextReplay, TokenKey};
+use crate::domain::credentials::PlaintextReplay;
+use crate::live::view::{Entry, Standing, Unfilled};
 use crate::live::{self, Stale};
 use crate::oauth::{Claim, Method, SignedRequest, verify};
-use crate::store::columns::Id;
+use crate::store::DbError;
 use crate::store::nonces::WriteNonce;
-use crate::store::tokens::{Known, NodeRow};
-use crate::store::{DbError, tokens};
 
 /// How long a post of a node that is too fast is held back before it is refused.
 const POST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A node whose signature was good. Handlers of the node plane take this and nothing else.
 pub struct SignedNode {
-    pub node: NodeRow,
-    /// The token that signed.
-    pub token: Id,
+    /// The token that signed, and the node it speaks for.
+    pub entry: Arc<Entry>,
     /// What a write spends in its own transaction too.
     pub nonce: Option<WriteNonce>,
+}
+
+impl SignedNode {
+    #[must_use]
+    pub fn system_id(&self) -> &str {
+        &self.entry.system_id
+    }
 }
 
 /// Why a request was refused: `reason` for the log and the metric, the variant for the caller.
@@ -50,9 +56,18 @@ pub enum Refusal {
     TooMany {
         retry_after: Duration,
     },
-    Store(DbError),
+    Store(String),
     /// The stored secret does not open.
     Seal,
+}
+
+impl From<Unfilled> for Refusal {
+    fn from(unfilled: Unfilled) -> Refusal {
+        match unfilled {
+            Unfilled::Store(why) => Refusal::Store(why),
+            Unfilled::Seal => Refusal::Seal,
+        }
+    }
 }
 
 impl Refusal {
@@ -104,50 +119,82 @@ pub async fn authenticate(
     claim: &Claim<'_>,
     request: &SignedRequest<'_>,
 ) -> Result<SignedNode, Refusal> {
-    let key = TokenKey::trusted(claim.token_key.clone().into_owned());
-    let known =
-        app.db.read(move |conn| tokens::find_by_key(conn, &key)).await.map_err(Refusal::Store)?;
-    let system_id = known.as_ref().and_then(|known| known.made_for.clone());
-    let judged = judge(app, claim, request, known).await;
-    if let Some(system_id) = system_id {
-        let now = app.clock.now();
-        match &judged {
-            Err(refusal) => app.observed.refused(&system_id, refusal.reason(), now),
-            Ok(_) => app.observed.signed(&system_id, claim.timestamp, now),
-        }
-    }
-    judged
+    let entry = app.view.find(&claim.token_key).await?;
+    let signed = judge(app, claim, request, entry)?;
+    let patience = if request.method == "POST" { POST_PATIENCE } else { Duration::ZERO };
+    keep_pace(app, signed.system_id(), patience).await?;
+    Ok(signed)
 }
 
-async fn judge(
+/// The same for a token that has been found, or for one that there is not, and for a request that
+/// waits for nothing.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn judge_read(
     app: &App,
     claim: &Claim<'_>,
     request: &SignedRequest<'_>,
-    known: Option<Known>,
+    entry: Option<Arc<Entry>>,
 ) -> Result<SignedNode, Refusal> {
+    let signed = judge(app, claim, request, entry)?;
+    let too_many = |retry_after| Refusal::TooMany { retry_after };
+    app.pace.take(signed.system_id(), Instant::now()).map_err(too_many)?;
+    Ok(signed)
+}
+
+fn judge(
+    app: &App,
+    claim: &Claim<'_>,
+    request: &SignedRequest<'_>,
+    entry: Option<Arc<Entry>>,
+) -> Result<SignedNode, Refusal> {
+    let now = app.clock.now();
     // An unknown token is verified too, against a secret nobody has: every refusal has done the
     // same work.
-    let (consumer_key, token_key, sealed) = match &known {
-        Some(known) => (&known.consumer_key, &known.token_key, &known.sealed_secret),
-        None => (&app.nobody.consumer_key, &app.nobody.token_key, &app.nobody.sealed_secret),
+    let Some(entry) = entry else {
+        let nobody = &app.nobody;
+        let _ = nobody.consumer_key().is(&claim.consumer_key);
+        let _ = verify(claim, request, "", nobody.secret().expose());
+        return Err(Refusal::Refused { reason: "unknown_token" });
     };
-    let secret = app.sealer.open(sealed, token_key).map_err(|_| Refusal::Seal)?;
-    let consumer_is_its_own = consumer_key.is(&claim.consumer_key);
-    let signature_is_good = verify(claim, request, "", secret.expose());
-    let now = app.clock.now();
-    let known = match known {
-        None => return Err(Refusal::Refused { reason: "unknown_token" }),
-        Some(_) if !consumer_is_its_own => {
-            return Err(Refusal::Refused { reason: "wrong_consumer" });
+    match believe(app, claim, request, &entry, now) {
+        Ok(nonce) => {
+            if let Some(stamp) = claim.timestamp.and_then(|stamp| i64::try_from(stamp).ok())
+                && entry.notes_skew(stamp.saturating_sub(now.as_second()), now)
+            {
+                app.observed.signed(&entry.system_id, claim.timestamp, now);
+            }
+            app.learnt.used(&entry, now);
+            Ok(SignedNode { entry, nonce })
         }
-        Some(_) if !signature_is_good => {
-            return Err(Refusal::Refused { reason: "wrong_signature" });
+        Err(refusal) => {
+            if !entry.system_id.is_empty() {
+                app.observed.refused(&entry.system_id, refusal.reason(), now);
+            }
+            Err(refusal)
         }
-        Some(known) if known.has_ended(now) => {
-            return Err(Refusal::Refused { reason: "ended_token" });
-        }
-        Some(known) => known,
-    };
+    }
+}
+
+fn believe(
+    app: &App,
+    claim: &Claim<'_>,
+    request: &SignedRequest<'_>,
+    entry: &Entry,
+    now: jiff::Timestamp,
+) -> Result<Option<WriteNonce>, Refusal> {
+    let consumer_is_its_own = entry.consumer_key().is(&claim.consumer_key);
+    let signature_is_good = verify(claim, request, "", entry.secret().expose());
+    if !consumer_is_its_own {
+        return Err(Refusal::Refused { reason: "wrong_consumer" });
+    }
+    if !signature_is_good {
+        return Err(Refusal::Refused { reason: "wrong_signature" });
+    }
+    if entry.has_ended(now) {
+        return Err(Refusal::Refused { reason: "ended_token" });
+    }
 
     let judged =
         claim.method != Method::Plaintext || app.plaintext_replay == PlaintextReplay::Refuse;
@@ -161,16 +208,13 @@ async fn judge(
             Stale::TooNew => Refusal::Timestamp { reason: "timestamp_too_new" },
             Stale::BeforeStart => Refusal::Timestamp { reason: "timestamp_before_start" },
             Stale::Spent => Refusal::Nonce { reason: "nonce_spent" },
-            Stale::Full => Refusal::Store(DbError::Busy),
+            Stale::Full => Refusal::Store(DbError::Busy.to_string()),
         })?;
-        write_nonce = Some(live::write_nonce(&claim.token_key, timestamp, nonce));
+        if request.method == "POST" {
+            write_nonce = Some(live::write_nonce(&claim.token_key, timestamp, nonce));
+        }
     }
-
-    let Some(node) = known.node else { return Err(Refusal::NotANode) };
-    let patience = if request.method == "POST" { POST_PATIENCE } else { Duration::ZERO };
-    keep_pace(app, &node.system_id, patience).await?;
-    app.learnt.used(known.id, known.last_used_at, now);
-    Ok(SignedNode { node, token: known.id, nonce: write_nonce })
+    if entry.standing == Standing::NoNode { Err(Refusal::NotANode) } else { Ok(write_nonce) }
 }
 
 /// Counts a request of a node. One that may wait does so until it is its turn: an event that is

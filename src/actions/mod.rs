@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::domain::audit::AuditKey;
-use crate::domain::credentials::{ConsumerKey, Mint, PlaintextReplay, TokenKey};
+use crate::domain::credentials::{Mint, PlaintextReplay};
 use crate::domain::limits::Limits;
 use crate::domain::metadata::AbsentItems;
 use crate::domain::metadata_url::MetadataUrl;
@@ -33,6 +33,7 @@ use crate::domain::seal::{SealBroken, Sealer};
 use crate::live::identities::Identities;
 use crate::live::policy::PolicySource;
 use crate::live::strangers::Strangers;
+use crate::live::view::{Entry, View};
 use crate::live::{Learnt, Nonces, Observed, Pace};
 use crate::store::columns::Id;
 use crate::store::{self, Db, DbError};
@@ -52,8 +53,11 @@ pub struct App {
     pub audit_key: Arc<AuditKey>,
     /// Refusals of callers nobody knows, until the audit is told.
     pub strangers: Strangers,
-    /// A sealed secret nobody has: what an unknown token is verified against.
-    pub nobody: Nobody,
+    /// Tokens and what their nodes are served.
+    pub view: Arc<View>,
+    /// A token nobody has: what an unknown one is verified against, so that refusing it takes the
+    /// same steps.
+    pub nobody: Entry,
     pub nonces: Nonces,
     pub learnt: Learnt,
     /// What this process has seen of nodes' signatures, for `explain`.
@@ -91,25 +95,6 @@ pub struct App {
     pub templates: Templates,
     /// Whose word about a client's address is taken.
     pub proxies: TrustedProxies,
-}
-
-/// The token that no request can name, so that refusing an unknown one takes the same steps.
-pub struct Nobody {
-    pub consumer_key: ConsumerKey,
-    pub token_key: TokenKey,
-    pub sealed_secret: Vec<u8>,
-}
-
-impl Nobody {
-    #[must_use]
-    pub fn new(sealer: &Sealer, mint: &Mint) -> Nobody {
-        let made = mint.credentials();
-        Nobody {
-            sealed_secret: sealer.seal(&made.secret, &made.token_key, mint),
-            consumer_key: made.consumer_key,
-            token_key: made.token_key,
-        }
-    }
 }
 
 /// One thing wrong with what a caller sent. It never repeats what was sent.
@@ -195,6 +180,15 @@ impl App {
     #[must_use]
     pub fn epoch(&self) -> Vec<u8> {
         self.mint.id(self.clock.now()).as_bytes().to_vec()
+    }
+
+    /// Forgets what the change log names by now.
+    ///
+    /// # Errors
+    /// Only the store's.
+    pub async fn catch_up(&self) -> Result<(), DbError> {
+        let view = self.view.clone();
+        self.db.read(move |conn| view.catch_up(conn)).await
     }
 
     /// What is stored of a password.

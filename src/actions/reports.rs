@@ -215,8 +215,8 @@ pub async fn store(
 ) -> Result<(), Unstored> {
     let (done, stored) = oneshot::channel();
     app.reports.push(Queued {
-        system_id: signed.node.system_id,
-        token: signed.token,
+        system_id: signed.system_id().to_owned(),
+        token: signed.entry.token,
         nonce: signed.nonce,
         received_at: app.clock.now(),
         report,
@@ -327,17 +327,17 @@ fn is_of_one_event(error: &DbError) -> bool {
 pub async fn set_netboot(app: &App, signed: SignedNode, netboot: bool) -> Result<(), Unstored> {
     app.db
         .write("set netboot", move |tx| {
-            let system_id = signed.node.system_id;
-            nodes::hold(tx, &[&system_id])?;
-            if !tokens::speaks_for(tx, signed.token, &system_id)? {
+            let system_id = signed.system_id();
+            nodes::hold(tx, &[system_id])?;
+            if !tokens::speaks_for(tx, signed.entry.token, system_id)? {
                 return Err(Unstored::Ended);
             }
             if let Some(nonce) = &signed.nonce
-                && !nonces::spend(tx, nonce)?
+                && nonces::spend(tx, &[nonce])? != [true]
             {
                 return Err(Unstored::Replayed);
             }
-            nodes::update_netboot(tx, &system_id, netboot)?;
+            nodes::update_netboot(tx, system_id, netboot)?;
             Ok(())
         })
         .await

@@ -31,6 +31,8 @@ pub struct Limits {
     pub refused_rate: u32,
     /// How many of them may come at once.
     pub refused_burst: u32,
+    /// Bytes of tokens and content in memory.
+    pub live_bytes: usize,
     /// Rows on one page of a list.
     pub page: usize,
 }
@@ -51,6 +53,7 @@ impl Default for Limits {
             node_burst: 200,
             refused_rate: 1000,
             refused_burst: 10_000,
+            live_bytes: 512 << 20,
             page: 1000,
         }
     }

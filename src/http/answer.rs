@@ -1,7 +1,8 @@
 //! What every answer carries, and the one log line of every request.
 
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -13,6 +14,7 @@ use actix_web::{HttpMessage, HttpRequest, ResponseError as _, web};
 use super::Shared;
 use super::error::{HttpError, KeystoneBody, Reason};
 use crate::actions::App;
+use crate::clock::Clock;
 use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
 use crate::telemetry::metrics::Plane;
@@ -28,6 +30,70 @@ pub struct RequestId(pub String);
 #[must_use]
 pub fn request_id(app: &App) -> String {
     format!("{:016x}", u64::from_be_bytes(app.mint.bytes()))
+}
+
+/// Why bytes on a connection did not become a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRequest {
+    NotHttp,
+    TooLong,
+    Late,
+}
+
+/// The whole answer to bytes that are no request, after which their connection is closed; it has
+/// been logged.
+#[must_use]
+pub fn no_request(
+    app: &App,
+    plane: &'static str,
+    vary: &'static str,
+    why: NoRequest,
+    peer: Option<SocketAddr>,
+) -> Vec<u8> {
+    let (status, name, reason) = match why {
+        NoRequest::NotHttp => (400, "Bad Request", "not_http"),
+        NoRequest::TooLong => (431, "Request Header Fields Too Large", "headers_too_long"),
+        NoRequest::Late => (408, "Request Timeout", "headers_too_slow"),
+    };
+    let id = request_id(app);
+    RequestLine {
+        plane,
+        method: "",
+        route: "unmatched",
+        status,
+        bytes: 0,
+        micros: 0,
+        request_id: &id,
+        peer: &peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        who: "",
+        reason,
+    }
+    .write();
+    let mut answer = format!(
+        "HTTP/1.1 {status} {name}\r\ncontent-length: 0\r\nconnection: close\r\nvary: {vary}\r\n\
+         cache-control: no-store\r\nx-request-id: {id}\r\ndate: "
+    )
+    .into_bytes();
+    put_date(&mut answer);
+    answer.extend_from_slice(b"\r\n\r\n");
+    answer
+}
+
+/// Writes what an answer's `Date` says.
+pub fn put_date(out: &mut Vec<u8>) {
+    thread_local! {
+        static WRITTEN: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    // What nodes correct their clocks by is this machine's time, whatever the service's is.
+    let now = Clock::System.now().as_second();
+    WRITTEN.with_borrow_mut(|(second, text)| {
+        if *second != now {
+            let since = Duration::from_secs(u64::try_from(now).unwrap_or_default());
+            *text = httpdate::fmt_http_date(UNIX_EPOCH + since);
+            *second = now;
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
 }
 
 /// Whole microseconds, for a log line.
@@ -98,7 +164,13 @@ pub fn source(request: &HttpRequest) -> Option<IpAddr> {
 /// The same for a log line, with the port where it is known.
 #[must_use]
 pub fn peer(request: &HttpRequest) -> String {
-    match (source(request), request.peer_addr()) {
+    shown_peer(source(request), request.peer_addr())
+}
+
+/// An address for a log line, with the port where it is known.
+#[must_use]
+pub fn shown_peer(source: Option<IpAddr>, peer: Option<SocketAddr>) -> String {
+    match (source, peer) {
         (Some(source), Some(peer)) if source == peer.ip().to_canonical() => peer.to_string(),
         (Some(source), _) => source.to_string(),
         (None, _) => "socket".into(),

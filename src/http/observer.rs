@@ -59,6 +59,7 @@ pub async fn metrics(shared: web::Data<Shared>) -> HttpResponse {
     let db = &shared.app.db;
     let (idle, busy) = db.connections();
     let statements = |behalf, door| db.counts().statements(behalf, door);
+    let [hits, misses] = shared.app.view.look_ups();
     let figures = Figures {
         pool: [("idle", idle.into()), ("busy", busy.into())],
         database_errors: db.counts().errors(),
@@ -68,6 +69,7 @@ pub async fn metrics(shared: web::Data<Shared>) -> HttpResponse {
             ("other", "read", statements(Behalf::Other, Door::Read)),
             ("other", "write", statements(Behalf::Other, Door::Write)),
         ],
+        look_ups: [("hit", hits), ("miss", misses)],
         token_changes: db.counts().token_changes().collect(),
     };
     HttpResponse::Ok()

@@ -1,12 +1,14 @@
 //! How far nodes have come: each one's fold, advanced in the transaction that has the news.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
-use super::schema::{boots, node_keys, nodes as nodes_table, projects, tokens as tokens_table};
+use super::fixed::{Bind as _, column, fixed};
+use super::schema::{boots, nodes as nodes_table, projects, tokens as tokens_table};
 use super::{DbConnection, Tx, nodes, tokens};
 use crate::domain::boot::{Fold, Learned, Step};
 use crate::domain::node::BootState;
@@ -30,61 +32,142 @@ pub fn find(conn: &mut DbConnection, system_id: &str) -> QueryResult<Option<Fold
     Ok(row.map(|column| read(&column)))
 }
 
-fn find_many(conn: &mut DbConnection, system_ids: &[&str]) -> QueryResult<HashMap<String, Fold>> {
-    let rows: Vec<(String, String)> = boots::table
-        .filter(boots::system_id.eq_any(system_ids))
-        .select((boots::system_id, boots::fold))
-        .load(conn)?;
-    Ok(rows.into_iter().map(|(id, column)| (id, read(&column))).collect())
+/// The folds of these nodes, as far as they have any.
+fn find_many<'s>(
+    conn: &mut DbConnection,
+    system_ids: impl IntoIterator<Item = &'s str>,
+) -> QueryResult<HashMap<String, Fold>> {
+    match conn {
+        DbConnection::Postgres(conn) => {
+            let rows: Vec<(String, String)> = boots::table
+                .filter(boots::system_id.eq_any(system_ids.into_iter().collect::<Vec<_>>()))
+                .select((boots::system_id, boots::fold))
+                .load(conn)?;
+            Ok(rows.into_iter().map(|(id, column)| (id, read(&column))).collect())
+        }
+        // One by one: a list would be prepared anew for each length.
+        DbConnection::Sqlite(conn) => {
+            let mut folds = HashMap::new();
+            for system_id in system_ids {
+                let found = boots::table.find(system_id).select(boots::fold);
+                let column: Option<String> = found.first(conn).optional()?;
+                folds.extend(column.map(|column| (system_id.to_owned(), read(&column))));
+            }
+            Ok(folds)
+        }
+    }
 }
 
 /// Takes the steps, in their order. The nodes' rows must be held ([`nodes::hold`]), so that two
 /// who advance one node take turns.
 pub fn advance(tx: &mut Tx, moves: &[Move]) -> QueryResult<()> {
-    let ids: BTreeSet<&str> = moves.iter().map(|one| one.system_id).collect();
-    let ids: Vec<&str> = ids.into_iter().collect();
-    let known = find_many(tx.conn, &ids)?;
-    let mut folds: BTreeMap<&str, Fold> = BTreeMap::new();
+    let mut by_node: BTreeMap<&str, Vec<&Move>> = BTreeMap::new();
     for one in moves {
-        let fold = folds
-            .remove(one.system_id)
-            .or_else(|| known.get(one.system_id).cloned())
-            .unwrap_or_default();
-        folds.insert(one.system_id, advanced(fold, one));
+        by_node.entry(one.system_id).or_default().push(one);
     }
-    for (system_id, fold) in folds {
-        let there = known.get(system_id);
-        if there == Some(&fold) || (there.is_none() && fold == Fold::default()) {
-            continue;
+    let mut known = find_many(tx.conn, by_node.keys().copied())?;
+    let mut rows = Vec::new();
+    for (system_id, moves) in by_node {
+        let there = known.remove(system_id);
+        let was = there.as_ref().map(Shown::of);
+        let mut fold = there.unwrap_or_default();
+        let mut is_new = false;
+        for one in moves {
+            is_new |= advanced(&mut fold, one);
         }
-        write(tx, system_id, &fold, there.is_some())?;
+        if is_new {
+            rows.push(Row::new(system_id, &fold, was)?);
+        }
+    }
+    write(tx, &rows)
+}
+
+/// Whether it changed the fold.
+fn advanced(fold: &mut Fold, one: &Move) -> bool {
+    let token = one.token.map(|token| token.0.simple().to_string());
+    fold.advance(token.as_deref(), &one.step)
+}
+
+/// What is indexed of a fold.
+#[derive(PartialEq, Eq)]
+struct Shown {
+    state: &'static str,
+    stage: &'static str,
+    since: Micros,
+}
+
+impl Shown {
+    fn of(fold: &Fold) -> Shown {
+        Shown {
+            state: fold.state().as_str(),
+            stage: fold.stage(),
+            since: Micros::from(fold.since()),
+        }
+    }
+}
+
+struct Row<'r> {
+    system_id: &'r str,
+    fold: String,
+    shown: Shown,
+    was: Option<Shown>,
+    fails_at: Option<Micros>,
+}
+
+impl Row<'_> {
+    fn new<'r>(system_id: &'r str, fold: &Fold, was: Option<Shown>) -> QueryResult<Row<'r>> {
+        let text = serde_json::to_string(fold)
+            .map_err(|e| diesel::result::Error::SerializationError(e.into()))?;
+        let fails_at = fold.fails_at().map(Micros::from);
+        Ok(Row { system_id, fold: text, shown: Shown::of(fold), was, fails_at })
+    }
+}
+
+fn write(tx: &mut Tx, rows: &[Row]) -> QueryResult<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    match tx.conn {
+        DbConnection::Postgres(conn) => {
+            fixed("INSERT INTO boots (system_id, fold, state, stage, since, fails_at) SELECT * FROM unnest(")
+                .bind::<Array<Text>, _>(column(rows, |row| row.system_id), ", ")
+                .bind::<Array<Text>, _>(column(rows, |row| row.fold.as_str()), ", ")
+                .bind::<Array<Text>, _>(column(rows, |row| row.shown.state), ", ")
+                .bind::<Array<Text>, _>(column(rows, |row| row.shown.stage), ", ")
+                .bind::<Array<BigInt>, _>(column(rows, |row| row.shown.since), ", ")
+                .bind::<Array<Nullable<BigInt>>, _>(
+                    column(rows, |row| row.fails_at),
+                    ") ON CONFLICT (system_id) DO UPDATE SET fold = excluded.fold, \
+                     state = excluded.state, stage = excluded.stage, since = excluded.since, \
+                     fails_at = excluded.fails_at",
+                )
+                .execute(conn)?;
+        }
+        DbConnection::Sqlite(conn) => {
+            for row in rows {
+                write_row(conn, row)?;
+            }
+        }
     }
     Ok(())
 }
 
-fn advanced(mut fold: Fold, one: &Move) -> Fold {
-    let token = one.token.map(|token| token.0.simple().to_string());
-    fold.advance(token.as_deref(), &one.step);
-    fold
-}
-
-fn write(tx: &mut Tx, system_id: &str, fold: &Fold, is_there: bool) -> QueryResult<()> {
-    let text = serde_json::to_string(fold)
-        .map_err(|e| diesel::result::Error::SerializationError(e.into()))?;
-    let row = (
-        boots::fold.eq(text),
-        boots::state.eq(fold.state().as_str()),
-        boots::stage.eq(fold.stage()),
-        boots::since.eq(Micros::from(fold.since())),
-        boots::fails_at.eq(fold.fails_at().map(Micros::from)),
+fn write_row(conn: &mut SqliteConnection, row: &Row) -> QueryResult<()> {
+    let kept = (boots::fold.eq(&row.fold), boots::fails_at.eq(row.fails_at));
+    let shown = (
+        boots::state.eq(row.shown.state),
+        boots::stage.eq(row.shown.stage),
+        boots::since.eq(row.shown.since),
     );
-    if is_there {
-        diesel::update(boots::table.find(system_id)).set(row).execute(tx.conn)?;
-    } else {
-        diesel::insert_into(boots::table)
-            .values((boots::system_id.eq(system_id), row))
-            .execute(tx.conn)?;
-    }
+    let there = boots::table.find(row.system_id);
+    match &row.was {
+        // Most reports change nothing that is indexed.
+        Some(was) if *was == row.shown => diesel::update(there).set(kept).execute(conn)?,
+        Some(_) => diesel::update(there).set((kept, shown)).execute(conn)?,
+        None => diesel::insert_into(boots::table)
+            .values((boots::system_id.eq(row.system_id), kept, shown))
+            .execute(conn)?,
+    };
     Ok(())
 }
 
@@ -96,23 +179,18 @@ pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
         return Ok(());
     }
     let ids: Vec<Id> = learned.iter().map(|(token, _)| *token).collect();
-    let speakers: HashMap<Id, String> = node_keys::table
-        .filter(node_keys::token_id.eq_any(&ids))
-        .select((node_keys::token_id, node_keys::system_id))
-        .load(tx.conn)?
-        .into_iter()
-        .collect();
+    let speakers = tokens::list_speakers(tx.conn, ids.iter().copied())?;
     let mut moves = Vec::new();
     for (token, learned) in learned {
         if let Some(system_id) = speakers.get(token) {
             moves.extend(learned.steps().map(|step| Move { system_id, token: Some(*token), step }));
         }
     }
-    let known: Vec<&str> = moves.iter().map(|one| one.system_id).collect();
-    let known = find_many(tx.conn, &known)?;
+    let known: BTreeSet<&str> = moves.iter().map(|one| one.system_id).collect();
+    let known = find_many(tx.conn, known)?;
     let news = |one: &Move| {
-        let fold = known.get(one.system_id).cloned().unwrap_or_default();
-        advanced(fold.clone(), one) != fold
+        let mut fold = known.get(one.system_id).cloned().unwrap_or_default();
+        advanced(&mut fold, one)
     };
     moves.retain(news);
     let used: Vec<Id> =
@@ -123,13 +201,8 @@ pub fn learn(tx: &mut Tx, learned: &[(Id, Learned)]) -> QueryResult<()> {
         let held: BTreeSet<&str> = held.chain(taken_up.iter().map(String::as_str)).collect();
         nodes::hold(tx, &held.into_iter().collect::<Vec<_>>())?;
         // Whoever was ended or removed before the rows were held has nothing to tell any more.
-        let speaking: HashSet<Id> = node_keys::table
-            .filter(node_keys::token_id.eq_any(&ids))
-            .select(node_keys::token_id)
-            .load::<Id>(tx.conn)?
-            .into_iter()
-            .collect();
-        moves.retain(|one| one.token.is_some_and(|token| speaking.contains(&token)));
+        let speaking = tokens::list_speakers(tx.conn, ids)?;
+        moves.retain(|one| one.token.is_some_and(|token| speaking.contains_key(&token)));
         // Another reissue may have come in between: with the nodes held, it is looked at again.
         tokens::end_taken_over(tx, &taken_up, &used)?;
         advance(tx, &moves)?;
@@ -194,13 +267,8 @@ pub struct Stuck {
     pub fold: Fold,
 }
 
-macro_rules! stuck {
-    ($before:expr) => {
-        boots::table
-            .filter(boots::state.eq_any(["claimed", "contacted", "booting", "failed"]))
-            .filter(boots::since.le(Micros::from($before)))
-    };
-}
+/// Where a node may be stuck.
+const UNSETTLED: [&str; 4] = ["claimed", "contacted", "booting", "failed"];
 
 /// Nodes that are on their way, or failed, and have been where they are since `before` or earlier.
 pub fn list_stuck(
@@ -209,13 +277,22 @@ pub fn list_stuck(
     after: &str,
     limit: i64,
 ) -> QueryResult<Vec<Stuck>> {
-    let rows: Vec<(String, String, String, String)> = stuck!(before)
-        .inner_join(nodes_table::table.inner_join(projects::table))
-        .filter(boots::system_id.gt(after))
-        .order(boots::system_id)
-        .limit(limit)
-        .select((boots::system_id, nodes_table::hostname, projects::name, boots::fold))
-        .load(conn)?;
+    let mut rows: Vec<(String, String, String, String)> = Vec::new();
+    // State by state, since a page of each is a range of the index and a page of all is not.
+    for state in UNSETTLED {
+        let page: Vec<(String, String, String, String)> = boots::table
+            .inner_join(nodes_table::table.inner_join(projects::table))
+            .filter(boots::state.eq(state))
+            .filter(boots::since.le(Micros::from(before)))
+            .filter(boots::system_id.gt(after))
+            .order(boots::system_id)
+            .limit(limit)
+            .select((boots::system_id, nodes_table::hostname, projects::name, boots::fold))
+            .load(conn)?;
+        rows.extend(page);
+    }
+    rows.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(rows
         .into_iter()
         .map(|(system_id, hostname, project, fold)| Stuck {
@@ -225,6 +302,14 @@ pub fn list_stuck(
             fold: read(&fold),
         })
         .collect())
+}
+
+macro_rules! stuck {
+    ($before:expr) => {
+        boots::table
+            .filter(boots::state.eq_any(UNSETTLED))
+            .filter(boots::since.le(Micros::from($before)))
+    };
 }
 
 /// How many of them there are in each state and stage, those whose deadline has passed as failed.

@@ -1,12 +1,16 @@
 //! Claims: who fetched a preseed, and until when anybody may.
 
+use std::collections::BTreeSet;
+
 use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Binary, Text};
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
+use super::fixed::{Bind as _, fixed};
 use super::schema::claims;
 use super::{DbConnection, Tx};
-use crate::domain::claim::{FETCHES, WINDOW, is_progress};
+use crate::domain::claim::{FETCHES, WINDOW};
 
 /// What closed a claim before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,20 +164,33 @@ pub fn close_for_tokens(tx: &mut Tx, tokens: &[Id]) -> QueryResult<usize> {
     close!(tx, claims::token_id.eq_any(tokens), ClosedBy::Token)
 }
 
-/// Closes the claim that a boot fetched, once an event of it, signed with that claim's token, says
-/// that it has got past that: for the transaction that stores the event. A claim that nobody has
-/// fetched is for the next boot, and stays.
-pub fn close_for_progress(
-    tx: &mut Tx,
-    system_id: &str,
-    token: Id,
-    event_name: &str,
-) -> QueryResult<usize> {
-    if !is_progress(event_name) {
-        return Ok(0);
+/// Closes the claims that boots fetched, once events of theirs, signed with those claims' tokens,
+/// say that they have got past that: for the transaction that stores the events. A claim that
+/// nobody has fetched is for the next boot, and stays.
+pub fn close_for_progress(tx: &mut Tx, boots: &BTreeSet<(&str, Id)>) -> QueryResult<()> {
+    if boots.is_empty() {
+        return Ok(());
     }
-    let its_own = claims::system_id.eq(system_id).and(claims::token_id.eq(token));
-    close!(tx, its_own.and(claims::first_fetched_at.is_not_null()), ClosedBy::Progress)
+    if let DbConnection::Postgres(conn) = tx.conn {
+        let (system_ids, tokens): (Vec<&str>, Vec<Id>) = boots.iter().copied().unzip();
+        fixed("UPDATE claims SET closed_at = ")
+            .bind::<BigInt, _>(Micros::from(tx.now), ", closed_by = ")
+            .bind::<Text, _>(ClosedBy::Progress.as_str(), " FROM unnest(")
+            .bind::<Array<Text>, _>(system_ids, ", ")
+            .bind::<Array<Binary>, _>(
+                tokens,
+                ") AS b (system_id, token_id) WHERE claims.system_id = b.system_id \
+                 AND claims.token_id = b.token_id AND closed_at IS NULL \
+                 AND first_fetched_at IS NOT NULL",
+            )
+            .execute(conn)?;
+        return Ok(());
+    }
+    for (system_id, token) in boots {
+        let its_own = claims::system_id.eq(system_id).and(claims::token_id.eq(token));
+        close!(tx, its_own.and(claims::first_fetched_at.is_not_null()), ClosedBy::Progress)?;
+    }
+    Ok(())
 }
 
 /// Deletes at most `limit` claims that expired before `before`.

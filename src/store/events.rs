@@ -1,20 +1,20 @@
 //! What nodes reported: appended in batches, listed in the order of their ids, never changed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod append;
+
+use std::collections::HashMap;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Binary, Nullable, Text};
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::boots::{self, Move};
 use super::columns::{Id, Micros};
-use super::nonces::{self, WriteNonce};
-use super::schema::{blobs as blobs_table, event_files, events, node_keys, nodes as nodes_table};
-use super::{DbConnection, Tx, blobs, claims, nodes};
-use crate::domain::boot::{Said, Step};
-use crate::domain::report::{Outcome, Report, Stamp};
+use super::nonces::WriteNonce;
+use super::schema::{blobs as blobs_table, event_files, events, nodes as nodes_table};
+use super::{DbConnection, Tx, blobs};
+use crate::domain::report::Report;
+
+pub use append::{append, hold};
 
 /// An event that is to be stored.
 pub struct NewEvent {
@@ -38,177 +38,6 @@ pub enum Appended {
     Ended,
     /// Its nonce was spent before.
     Replayed,
-}
-
-/// Holds the rows of the nodes of a batch: whoever ends a token holds its node's too, so that what
-/// is live now stays so until the commit.
-pub fn hold(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<()> {
-    nodes::hold(tx, &distinct(batch))
-}
-
-fn distinct(batch: &[NewEvent]) -> Vec<&str> {
-    let distinct: BTreeSet<&str> = batch.iter().map(|new| new.system_id.as_str()).collect();
-    distinct.into_iter().collect()
-}
-
-/// Stores a batch of events, each on its own merits, and says what became of each. Its nodes must
-/// be held ([`hold`]).
-pub fn append(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<Vec<Appended>> {
-    let system_ids = distinct(batch);
-    let tokens: HashSet<Id> = batch.iter().map(|new| new.token).collect();
-    let live: HashSet<(Id, String)> = node_keys::table
-        .filter(node_keys::token_id.eq_any(tokens))
-        .select((node_keys::token_id, node_keys::system_id))
-        .load(tx.conn)?
-        .into_iter()
-        .collect();
-    let mut last = find_last(tx, &system_ids)?;
-    let appended: Vec<Appended> = batch
-        .iter()
-        .map(|new| append_one(tx, new, &live, &mut last))
-        .collect::<QueryResult<_>>()?;
-    let stored = batch.iter().zip(&appended).filter(|(_, became)| **became == Appended::Stored);
-    let moves: Vec<Move> = stored
-        .map(|(new, _)| Move {
-            system_id: &new.system_id,
-            token: Some(new.token),
-            step: Step::Reported { said: Said::of(&new.report), received_at: new.received_at },
-        })
-        .collect();
-    boots::advance(tx, &moves)?;
-    Ok(appended)
-}
-
-fn append_one<'b>(
-    tx: &mut Tx,
-    new: &'b NewEvent,
-    live: &HashSet<(Id, String)>,
-    last: &mut HashMap<&'b str, Uuid>,
-) -> QueryResult<Appended> {
-    if !live.contains(&(new.token, new.system_id.clone())) {
-        return Ok(Appended::Ended);
-    }
-    if let Some(nonce) = &new.nonce
-        && !nonces::spend(tx, nonce)?
-    {
-        return Ok(Appended::Replayed);
-    }
-    let last = last.entry(&new.system_id).or_insert(Uuid::nil());
-    let id = if new.id > *last { new.id } else { Uuid::from_u128(last.as_u128() + 1) };
-    if !insert(tx, Id(id), new)? {
-        return Ok(Appended::Repeat);
-    }
-    *last = id;
-    for (file, ordinal) in new.report.files.iter().zip(0..) {
-        insert_file(tx, Id(id), ordinal, &file.path, file.content.as_deref())?;
-    }
-    claims::close_for_progress(tx, &new.system_id, new.token, &new.report.name)?;
-    Ok(Appended::Stored)
-}
-
-fn insert(tx: &mut Tx, id: Id, new: &NewEvent) -> QueryResult<bool> {
-    let report = &new.report;
-    let extra = serde_json::to_string(&report.extra)
-        .map_err(|e| diesel::result::Error::SerializationError(e.into()))?;
-    let node_time = report.timestamp.as_ref().and_then(Stamp::instant).map(Micros::from);
-    let repeat_of = repeat_of(new);
-    let row = (
-        events::id.eq(id),
-        events::system_id.eq(&new.system_id),
-        events::token_id.eq(new.token),
-        events::origin.eq(&report.origin),
-        events::name.eq(&report.name),
-        events::event_type.eq(report.event_type.as_str()),
-        events::result.eq(report.result.map(Outcome::as_str)),
-        events::description.eq(&report.description),
-        events::node_time.eq(node_time),
-        events::received_at.eq(Micros::from(new.received_at)),
-        events::extra.eq(extra),
-        events::repeat_of.eq(repeat_of.as_ref().map(<[u8; 32]>::as_slice)),
-    );
-    let inserted = on_either!(tx.conn, conn => diesel::insert_into(events::table)
-        .values(row)
-        .on_conflict(events::repeat_of)
-        .do_nothing()
-        .execute(conn))?;
-    Ok(inserted == 1)
-}
-
-/// What makes two events one: same node, origin, name, type and time. A digest, since PostgreSQL
-/// indexes no name of 64 KiB.
-fn repeat_of(new: &NewEvent) -> Option<[u8; 32]> {
-    let report = &new.report;
-    let timestamp = report.timestamp.as_ref()?.as_str();
-    let mut hash = Sha256::new();
-    for part in
-        [&new.system_id, &report.origin, &report.name, report.event_type.as_str(), timestamp]
-    {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    Some(hash.finalize().into())
-}
-
-fn insert_file(
-    tx: &mut Tx,
-    event: Id,
-    ordinal: i32,
-    path: &str,
-    content: Option<&[u8]>,
-) -> QueryResult<()> {
-    let sha256: Option<[u8; 32]> = content.map(|bytes| Sha256::digest(bytes).into());
-    if let (Some(bytes), Some(sha256)) = (content, &sha256) {
-        blobs::insert(tx, bytes, sha256)?;
-    }
-    let size = content.map_or(0, |bytes| i64::try_from(bytes.len()).unwrap_or(i64::MAX));
-    diesel::insert_into(event_files::table)
-        .values((
-            event_files::event_id.eq(event),
-            event_files::ordinal.eq(ordinal),
-            event_files::path.eq(path),
-            event_files::sha256.eq(sha256.as_ref().map(<[u8; 32]>::as_slice)),
-            event_files::size.eq(size),
-        ))
-        .execute(tx.conn)
-        .map(drop)
-}
-
-#[derive(QueryableByName)]
-struct Last {
-    #[diesel(sql_type = Text)]
-    system_id: String,
-    #[diesel(sql_type = Nullable<Binary>)]
-    id: Option<Id>,
-}
-
-/// The last event of each of these nodes: the next is after it, whatever the clocks of replicas say.
-fn find_last<'s>(tx: &mut Tx, system_ids: &[&'s str]) -> QueryResult<HashMap<&'s str, Uuid>> {
-    let rows: Vec<(String, Uuid)> = match tx.conn {
-        DbConnection::Postgres(conn) => diesel::sql_query(
-            "SELECT n.system_id, (SELECT e.id FROM events e WHERE e.system_id = n.system_id \
-             ORDER BY e.id DESC LIMIT 1) AS id FROM unnest($1) AS n (system_id)",
-        )
-        .bind::<Array<Text>, _>(system_ids)
-        .load::<Last>(conn)?
-        .into_iter()
-        .filter_map(|last| Some((last.system_id, last.id?.0)))
-        .collect(),
-        DbConnection::Sqlite(conn) => {
-            let mut rows = Vec::new();
-            for system_id in system_ids {
-                let last: Option<Id> = events::table
-                    .filter(events::system_id.eq(system_id))
-                    .order(events::id.desc())
-                    .select(events::id)
-                    .first(conn)
-                    .optional()?;
-                rows.extend(last.map(|last| ((*system_id).to_owned(), last.0)));
-            }
-            rows
-        }
-    };
-    let last: HashMap<String, Uuid> = rows.into_iter().collect();
-    Ok(system_ids.iter().filter_map(|id| Some((*id, *last.get(*id)?))).collect())
 }
 
 /// Which events to list.

@@ -8,6 +8,7 @@ use super::{DbConnection, Tx};
 
 const KEY_CHECK: &str = "secret-key-check";
 const AUTH_EPOCH: &str = "auth-epoch";
+const SERVES_SINCE: &str = "serves-since";
 
 /// Reads a table: a bare `SELECT 1` does not touch the file of a broken `SQLite` database.
 pub fn ping(conn: &mut DbConnection) -> QueryResult<()> {
@@ -17,6 +18,14 @@ pub fn ping(conn: &mut DbConnection) -> QueryResult<()> {
 /// The check value of the key this database was first used with.
 pub fn find_key_check(conn: &mut DbConnection) -> QueryResult<Option<Vec<u8>>> {
     meta::table.find(KEY_CHECK).select(meta::value).first(conn).optional()
+}
+
+/// The oldest migration whose programs may still serve this database; `None` where only those that
+/// know all of it may.
+pub fn find_serves_since(conn: &mut DbConnection) -> QueryResult<Option<String>> {
+    let value: Option<Vec<u8>> =
+        meta::table.find(SERVES_SINCE).select(meta::value).first(conn).optional()?;
+    Ok(value.and_then(|value| String::from_utf8(value).ok()))
 }
 
 pub fn insert_key_check(tx: &mut Tx, check: &[u8]) -> QueryResult<()> {

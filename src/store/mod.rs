@@ -1,24 +1,17 @@
 //! The only SQL. `Db::read` and `Db::write` are the only two ways to it.
 
-/// Runs a query that `MultiConnection` cannot write down on whichever database it is.
-macro_rules! on_either {
-    ($connection:expr, $conn:ident => $query:expr) => {
-        match $connection {
-            $crate::store::DbConnection::Sqlite($conn) => $query,
-            $crate::store::DbConnection::Postgres($conn) => $query,
-        }
-    };
-}
-
 pub mod audit;
 pub mod blobs;
 pub mod boots;
+mod bulk;
 pub mod census;
+pub mod changes;
 pub mod claims;
 pub mod columns;
 pub mod contents;
 pub mod counts;
 pub mod events;
+mod fixed;
 pub mod grants;
 pub mod meta;
 pub mod migrations;
@@ -31,7 +24,7 @@ pub mod schema;
 pub mod tokens;
 pub mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use diesel::QueryResult;
@@ -66,6 +59,9 @@ pub enum DbError {
 pub struct Tx<'a> {
     pub conn: &'a mut DbConnection,
     pub now: Timestamp,
+    /// Whether it changes what tokens in memory stand on: they are forgotten at its commit. (What
+    /// forgets to say so is felt a moment later, when the change log is read.)
+    pub has_logged: bool,
 }
 
 /// The store: a pool of connections, a clock, and one writer at a time on `SQLite`.
@@ -76,8 +72,12 @@ pub struct Db {
     /// `SQLite` has one write lock and makes those who wait for it poll; here they queue.
     turns: Arc<Semaphore>,
     clock: Clock,
+    /// Run after a commit that logged changes, before anybody is told of it.
+    after_changes: Arc<OnceLock<AfterChanges>>,
     counts: Arc<Counts>,
 }
+
+type AfterChanges = Box<dyn Fn(&mut DbConnection) + Send + Sync>;
 
 impl Db {
     /// Opens the database; it must have been migrated.
@@ -101,7 +101,13 @@ impl Db {
             DatabaseUrl::Sqlite(_) => 1,
             DatabaseUrl::Postgres(_) => connections as usize,
         };
-        Ok(Db { pool, manager, turns: Arc::new(Semaphore::new(turns)), clock, counts })
+        let turns = Arc::new(Semaphore::new(turns));
+        Ok(Db { pool, manager, turns, clock, counts, after_changes: Arc::default() })
+    }
+
+    /// What is to be done after each commit that logged changes; said once, at the start.
+    pub fn after_changes(&self, forget: impl Fn(&mut DbConnection) + Send + Sync + 'static) {
+        let _ = self.after_changes.set(Box::new(forget));
     }
 
     /// Runs `f` with a pooled connection, off the async threads.
@@ -134,6 +140,14 @@ impl Db {
         counts::for_node_read(self.read(f)).await
     }
 
+    /// A connection beside the pool, for whoever keeps one.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub fn connect(&self) -> Result<DbConnection, DbError> {
+        self.manager.open().map_err(|e| DbError::NoConnection(e.to_string()))
+    }
+
     /// One transaction, one instant, the write lock from its first statement.
     ///
     /// # Errors
@@ -156,9 +170,12 @@ impl Db {
             let started = std::time::Instant::now();
             let result = db.with_connection(work, |conn| {
                 Counts::forget_changes();
-                let result = transaction(conn, db.clock.now(), f)?;
+                let (done, has_logged) = transaction(conn, db.clock.now(), f)?;
                 db.counts.keep_changes();
-                Ok(result)
+                if has_logged && let Some(forget) = db.after_changes.get() {
+                    forget(conn);
+                }
+                Ok(done)
             });
             tracing::debug!(
                 write = name,
@@ -213,7 +230,7 @@ fn transaction<T, E: From<DbError>>(
     conn: &mut DbConnection,
     now: Timestamp,
     f: impl FnOnce(&mut Tx) -> Result<T, E>,
-) -> Result<T, E> {
+) -> Result<(T, bool), E> {
     // A plain BEGIN on SQLite takes the write lock at the first write, and a reader that comes to
     // write there fails instead of waiting.
     match conn {
@@ -223,10 +240,13 @@ fn transaction<T, E: From<DbError>>(
         DbConnection::Postgres(conn) => AnsiTransactionManager::begin_transaction(conn),
     }
     .map_err(DbError::from)?;
-    match f(&mut Tx { conn, now }) {
+    let mut tx = Tx { conn, now, has_logged: false };
+    let done = f(&mut tx);
+    let has_logged = tx.has_logged;
+    match done {
         Ok(value) => {
             end(conn, true).map_err(DbError::from)?;
-            Ok(value)
+            Ok((value, has_logged))
         }
         Err(error) => {
             // What went wrong first is what the caller needs to know.

@@ -1,9 +1,13 @@
 //! Nonces of what nodes wrote, for every process that shares the database and every start of it.
 
-use diesel::prelude::*;
+use std::collections::HashSet;
 
-use super::Tx;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Binary};
+
+use super::fixed::{Bind as _, fixed};
 use super::schema::node_nonces;
+use super::{DbConnection, Tx};
 
 /// A nonce that a good signature spends, once for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,18 +18,57 @@ pub struct WriteNonce {
     pub timestamp: u64,
 }
 
-/// Spends a nonce with what is written in this transaction; `false` if it was spent before.
-pub fn spend(tx: &mut Tx, nonce: &WriteNonce) -> QueryResult<bool> {
-    let row = (
-        node_nonces::digest.eq(nonce.digest.as_slice()),
-        node_nonces::timestamp.eq(i64::try_from(nonce.timestamp).unwrap_or(i64::MAX)),
-    );
-    let inserted = on_either!(tx.conn, conn => diesel::insert_into(node_nonces::table)
-        .values(row)
-        .on_conflict(node_nonces::digest)
-        .do_nothing()
-        .execute(conn))?;
-    Ok(inserted == 1)
+/// Spends nonces with what is written in this transaction; `false` for each that was spent before.
+pub fn spend(tx: &mut Tx, spending: &[&WriteNonce]) -> QueryResult<Vec<bool>> {
+    if spending.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut fresh: HashSet<Vec<u8>> = match tx.conn {
+        DbConnection::Postgres(conn) => {
+            let digests: Vec<&[u8]> =
+                spending.iter().map(|nonce| nonce.digest.as_slice()).collect();
+            let timestamps: Vec<i64> = spending.iter().map(|nonce| seconds(nonce)).collect();
+            fixed("INSERT INTO node_nonces (digest, timestamp) SELECT * FROM unnest(")
+                .bind::<Array<Binary>, _>(digests, ", ")
+                .bind::<Array<BigInt>, _>(
+                    timestamps,
+                    ") ON CONFLICT (digest) DO NOTHING RETURNING digest",
+                )
+                .load::<Spent>(conn)?
+                .into_iter()
+                .map(|spent| spent.digest)
+                .collect()
+        }
+        DbConnection::Sqlite(conn) => {
+            let mut fresh = HashSet::new();
+            for nonce in spending {
+                let inserted = diesel::insert_into(node_nonces::table)
+                    .values((
+                        node_nonces::digest.eq(nonce.digest.as_slice()),
+                        node_nonces::timestamp.eq(seconds(nonce)),
+                    ))
+                    .on_conflict(node_nonces::digest)
+                    .do_nothing()
+                    .execute(conn)?;
+                if inserted == 1 {
+                    fresh.insert(nonce.digest.to_vec());
+                }
+            }
+            fresh
+        }
+    };
+    // Of two that are the same, the first has it.
+    Ok(spending.iter().map(|nonce| fresh.remove(nonce.digest.as_slice())).collect())
+}
+
+fn seconds(nonce: &WriteNonce) -> i64 {
+    i64::try_from(nonce.timestamp).unwrap_or(i64::MAX)
+}
+
+#[derive(QueryableByName)]
+struct Spent {
+    #[diesel(sql_type = Binary)]
+    digest: Vec<u8>,
 }
 
 /// Deletes at most `limit` nonces stamped before `before`, in seconds since the epoch.

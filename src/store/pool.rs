@@ -169,8 +169,11 @@ impl Manager {
             DatabaseUrl::Postgres(url) => {
                 let mut conn =
                     PgConnection::establish(&with_timeouts(url)).map_err(|e| without(url, e))?;
+                // Statistics come later than rows: a plan kept from when a table was empty would
+                // read the whole of it once it is full. No query of ours wants that.
                 conn.batch_execute(
-                    "SET statement_timeout = '8s'; SET lock_timeout = '4s'; SET synchronous_commit = on; \
+                    "SET enable_seqscan = off; SET jit = off; \
+                     SET statement_timeout = '8s'; SET lock_timeout = '4s'; SET synchronous_commit = on; \
                      SET idle_in_transaction_session_timeout = '30s'; SET client_min_messages = warning",
                 )
                 .map_err(setup)?;

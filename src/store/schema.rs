@@ -206,6 +206,14 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    changes (seq) {
+        seq -> BigInt,
+        token_key -> Text,
+        tx -> BigInt,
+    }
+}
+
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> projects (project_id));
 diesel::joinable!(operator_tokens -> users (user_id));

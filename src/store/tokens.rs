@@ -1,12 +1,14 @@
 //! Consumers, tokens and node keys: who a token key speaks for, and how that ends.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
 use super::counts::{TokenChange, changed};
 use super::schema::{boots, consumers, node_keys, nodes, tokens};
-use super::{DbConnection, Tx, claims};
+use super::{DbConnection, Tx, bulk, claims};
 use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
 use crate::domain::cull::Staleness;
 
@@ -23,9 +25,9 @@ pub struct Known {
     pub token_key: TokenKey,
     pub sealed_secret: Vec<u8>,
     pub last_used_at: Option<Timestamp>,
-    ended: bool,
+    pub ended: bool,
     /// When a superseded token's time is up.
-    retires_at: Option<Timestamp>,
+    pub retires_at: Option<Timestamp>,
     /// The node it was made for, which may be gone.
     pub made_for: Option<String>,
     /// The node it speaks for. A token that has not ended and has none belongs to no node.
@@ -50,7 +52,7 @@ pub struct NodeRow {
 }
 
 macro_rules! by_key {
-    ($key:expr) => {
+    ($is_wanted:expr) => {
         tokens::table
             .inner_join(consumers::table)
             // Two plain joins: around a nested one SQLite builds the whole inner join first, for
@@ -59,10 +61,11 @@ macro_rules! by_key {
             .left_join(
                 nodes::table.on(nodes::system_id.nullable().eq(node_keys::system_id.nullable())),
             )
-            .filter(tokens::token_key.eq($key))
+            .filter($is_wanted)
             .select((
                 tokens::id,
                 consumers::consumer_key,
+                tokens::token_key,
                 tokens::sealed_secret,
                 tokens::last_used_at,
                 tokens::ended_at,
@@ -74,34 +77,55 @@ macro_rules! by_key {
     };
 }
 
+type KnownRow = (
+    Id,
+    String,
+    String,
+    Vec<u8>,
+    Option<Micros>,
+    Option<Micros>,
+    Option<Micros>,
+    Option<String>,
+    Option<NodeRow>,
+);
+
+fn known(row: KnownRow) -> Known {
+    let (id, consumer_key, token_key, sealed_secret, used, ended_at, retires_at, made_for, node) =
+        row;
+    Known {
+        id,
+        made_for,
+        consumer_key: ConsumerKey::trusted(consumer_key),
+        token_key: TokenKey::trusted(token_key),
+        sealed_secret,
+        last_used_at: used.map(Timestamp::from),
+        ended: ended_at.is_some(),
+        retires_at: retires_at.map(Timestamp::from),
+        node,
+    }
+}
+
 /// `get_node_for_key`, and what it takes to believe the key.
 pub fn find_by_key(conn: &mut DbConnection, key: &TokenKey) -> QueryResult<Option<Known>> {
-    type Row = (
-        Id,
-        String,
-        Vec<u8>,
-        Option<Micros>,
-        Option<Micros>,
-        Option<Micros>,
-        Option<String>,
-        Option<NodeRow>,
-    );
-    let row: Option<Row> = by_key!(key.as_str()).get_result(conn).optional()?;
-    Ok(row.map(
-        |(id, consumer_key, sealed_secret, last_used_at, ended_at, retires_at, made_for, node)| {
-            Known {
-                id,
-                made_for,
-                consumer_key: ConsumerKey::trusted(consumer_key),
-                token_key: key.clone(),
-                sealed_secret,
-                last_used_at: last_used_at.map(Timestamp::from),
-                ended: ended_at.is_some(),
-                retires_at: retires_at.map(Timestamp::from),
-                node,
-            }
-        },
-    ))
+    let wanted = tokens::token_key.eq(key.as_str());
+    let row: Option<KnownRow> = by_key!(wanted).get_result(conn).optional()?;
+    Ok(row.map(known))
+}
+
+/// The same for many keys, in any order; those that there are.
+pub fn find_by_keys(conn: &mut DbConnection, keys: &[TokenKey]) -> QueryResult<Vec<Known>> {
+    let rows: Vec<KnownRow> = match conn {
+        // A list is another statement for each of its lengths there, and not kept.
+        DbConnection::Sqlite(_) => {
+            let found = keys.iter().map(|key| find_by_key(conn, key));
+            return found.filter_map(Result::transpose).collect();
+        }
+        DbConnection::Postgres(conn) => {
+            let keys: Vec<&str> = keys.iter().map(TokenKey::as_str).collect();
+            by_key!(tokens::token_key.eq_any(keys)).load(conn)?
+        }
+    };
+    Ok(rows.into_iter().map(known).collect())
 }
 
 /// Whether a token speaks for this node still. To be sure of the answer, hold the node first.
@@ -112,6 +136,32 @@ pub fn speaks_for(tx: &mut Tx, token: Id, system_id: &str) -> QueryResult<bool> 
         .count()
         .get_result(tx.conn)?;
     Ok(count > 0)
+}
+
+/// The nodes that these tokens speak for; one that has ended speaks for none.
+pub fn list_speakers(
+    conn: &mut DbConnection,
+    ids: impl IntoIterator<Item = Id>,
+) -> QueryResult<HashMap<Id, String>> {
+    match conn {
+        DbConnection::Postgres(conn) => {
+            let ids: Vec<Id> = ids.into_iter().collect();
+            let rows: Vec<(Id, String)> = node_keys::table
+                .filter(node_keys::token_id.eq_any(ids))
+                .select((node_keys::token_id, node_keys::system_id))
+                .load(conn)?;
+            Ok(rows.into_iter().collect())
+        }
+        // One by one: a list would be prepared anew for each length.
+        DbConnection::Sqlite(conn) => {
+            let mut speakers = HashMap::new();
+            for id in ids {
+                let of = node_keys::table.find(id).select(node_keys::system_id);
+                speakers.extend(of.first(conn).optional()?.map(|system_id| (id, system_id)));
+            }
+            Ok(speakers)
+        }
+    }
 }
 
 /// A token that is accepted and its sealed secret, as `get_token_for_node` finds it.
@@ -175,9 +225,19 @@ pub fn find_accepted(conn: &mut DbConnection, id: Id, now: Timestamp) -> QueryRe
     Ok(row.map(live))
 }
 
-/// Makes a live token for a node that has none: a consumer, its token, and the node key.
-/// A unique violation means that the node got one in between.
-pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
+/// Makes live tokens for nodes that have none: a consumer, its token, and the node key each.
+/// A unique violation means that a node got one in between.
+pub fn insert(tx: &mut Tx, made: &[Live]) -> QueryResult<()> {
+    let now = Micros::from(tx.now);
+    match tx.conn {
+        DbConnection::Postgres(conn) => bulk::insert_tokens(conn, NODE_INIT, made, now),
+        DbConnection::Sqlite(conn) => made.iter().try_for_each(|one| insert_one(conn, one, now)),
+    }?;
+    changed(TokenChange::Made, made.len());
+    Ok(())
+}
+
+fn insert_one(conn: &mut SqliteConnection, made: &Live, now: Micros) -> QueryResult<()> {
     let id = made.id;
     diesel::insert_into(consumers::table)
         .values((
@@ -185,25 +245,24 @@ pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
             consumers::user_id.eq(NODE_INIT),
             consumers::consumer_key.eq(made.consumer_key.as_str()),
         ))
-        .execute(tx.conn)?;
+        .execute(conn)?;
     diesel::insert_into(tokens::table)
         .values((
             tokens::id.eq(id),
             tokens::token_key.eq(made.token_key.as_str()),
             tokens::sealed_secret.eq(&made.sealed_secret),
             tokens::made_for.eq(&made.system_id),
-            tokens::created_at.eq(Micros::from(tx.now)),
+            tokens::created_at.eq(now),
         ))
-        .execute(tx.conn)?;
+        .execute(conn)?;
     diesel::insert_into(node_keys::table)
         .values((
             node_keys::token_id.eq(id),
             node_keys::system_id.eq(&made.system_id),
             node_keys::state.eq(LIVE),
         ))
-        .execute(tx.conn)?;
-    changed(TokenChange::Made, 1);
-    Ok(())
+        .execute(conn)
+        .map(drop)
 }
 
 /// Ends every token that speaks for the node. Returns how many there were.
@@ -220,6 +279,7 @@ pub fn end(tx: &mut Tx, ids: &[Id], by: EndedBy) -> QueryResult<usize> {
     if ids.is_empty() {
         return Ok(0);
     }
+    tx.has_logged = true;
     claims::close_for_tokens(tx, ids)?;
     diesel::delete(node_keys::table.filter(node_keys::token_id.eq_any(ids))).execute(tx.conn)?;
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(tokens::ended_at.is_null()))
@@ -254,6 +314,7 @@ pub fn find_retiring(conn: &mut DbConnection, system_id: &str) -> QueryResult<Op
 
 /// From now on a token is superseded, and accepted until `until`.
 pub fn retire(tx: &mut Tx, id: Id, until: Timestamp) -> QueryResult<usize> {
+    tx.has_logged = true;
     let until = Micros::from(until);
     let superseded = diesel::update(node_keys::table.find(id).filter(node_keys::state.eq(LIVE)))
         .set((node_keys::state.eq(RETIRING), node_keys::retires_at.eq(until)))
@@ -340,9 +401,9 @@ fn summary(row: SummaryRow) -> (Id, TokenSummary) {
     (id, summary)
 }
 
-macro_rules! summaries {
+macro_rules! summary_columns {
     () => {
-        tokens::table.left_join(node_keys::table).select((
+        (
             tokens::id,
             tokens::made_for,
             tokens::token_key,
@@ -350,7 +411,13 @@ macro_rules! summaries {
             tokens::created_at,
             tokens::last_used_at,
             tokens::ended_at,
-        ))
+        )
+    };
+}
+
+macro_rules! summaries {
+    () => {
+        tokens::table.left_join(node_keys::table).select(summary_columns!())
     };
 }
 
@@ -379,11 +446,6 @@ pub fn list(
         Some(key) => page.filter(tokens::token_key.eq(key.as_str())).load(conn)?,
     };
     Ok(rows.into_iter().map(summary).collect())
-}
-
-/// How many tokens are live.
-pub fn count_live(conn: &mut DbConnection) -> QueryResult<i64> {
-    node_keys::table.filter(node_keys::state.eq(LIVE)).count().get_result(conn)
 }
 
 /// The instants before which a token is stale, `None` where a rule was not asked for.
@@ -420,31 +482,87 @@ macro_rules! is_stale {
         // Nodes on their way are passed over; one whose deadline has passed has failed.
         let late =
             boots::fails_at.is_not_null().and(boots::fails_at.le($before.now).assume_not_null());
-        let on_their_way = boots::table
+        let on_its_way = boots::table
+            .filter(boots::system_id.nullable().eq(tokens::made_for))
             .filter(boots::state.eq_any(["claimed", "contacted", "booting"]))
-            .filter(diesel::dsl::not(late))
-            .select(boots::system_id);
-        tokens::ended_at.is_null().and(unused.or(tokens::last_used_at.is_not_null().and(idle))).and(
-            tokens::made_for.is_null().or(tokens::made_for.assume_not_null().ne_all(on_their_way)),
-        )
+            .filter(diesel::dsl::not(late));
+        tokens::ended_at
+            .is_null()
+            .and(unused.or(tokens::last_used_at.is_not_null().and(idle)))
+            .and(diesel::dsl::not(diesel::dsl::exists(on_its_way)))
     }};
 }
 
-/// A page of the stale tokens of nodes, in the order they were made.
+/// The tokens that speak for a node, a stretch of them in the order of their keys.
+macro_rules! stretch {
+    ($after:expr, $until:expr) => {
+        node_keys::table
+            .inner_join(tokens::table)
+            .filter(node_keys::token_id.gt($after))
+            .filter(node_keys::token_id.le($until))
+    };
+}
+
+/// Behind every uuid v7.
+const LAST: Id = Id(uuid::Uuid::max());
+
+/// The last of the next `keys` tokens, or none when there are not so many: a look goes through
+/// so many and no more, however few of them it is for.
+fn find_end(conn: &mut DbConnection, after: Id, keys: i64) -> QueryResult<Option<Id>> {
+    node_keys::table
+        .filter(node_keys::token_id.gt(after))
+        .order(node_keys::token_id)
+        .offset(keys - 1)
+        .limit(1)
+        .select(node_keys::token_id)
+        .first(conn)
+        .optional()
+}
+
+/// What a stretch of tokens holds.
+pub struct Counted {
+    pub live: u64,
+    pub stale: u64,
+    /// Where the next stretch begins; none when this was the last.
+    pub last: Option<Id>,
+}
+
+/// How many of the next `keys` tokens are live, and how many stale.
+pub fn count_stale(
+    conn: &mut DbConnection,
+    before: StaleBefore,
+    after: Id,
+    keys: i64,
+) -> QueryResult<Counted> {
+    let last = find_end(conn, after, keys)?;
+    let until = last.unwrap_or(LAST);
+    let live: i64 =
+        stretch!(after, until).filter(node_keys::state.eq(LIVE)).count().get_result(conn)?;
+    let stale: i64 = stretch!(after, until).filter(is_stale!(before)).count().get_result(conn)?;
+    let number = |count| u64::try_from(count).unwrap_or(0);
+    Ok(Counted { live: number(live), stale: number(stale), last })
+}
+
+/// The stale ones of the next `keys` tokens, at most `limit`, and where to go on from; none when
+/// there are no more.
 pub fn list_stale(
     conn: &mut DbConnection,
     before: StaleBefore,
     after: Id,
+    keys: i64,
     limit: i64,
-) -> QueryResult<Vec<(Id, TokenSummary)>> {
-    let rows: Vec<SummaryRow> = summaries!()
-        .filter(node_keys::token_id.is_not_null())
-        .filter(tokens::id.gt(after))
+) -> QueryResult<(Vec<(Id, TokenSummary)>, Option<Id>)> {
+    let last = find_end(conn, after, keys)?;
+    let rows: Vec<SummaryRow> = stretch!(after, last.unwrap_or(LAST))
         .filter(is_stale!(before))
-        .order(tokens::id)
+        .order(node_keys::token_id)
         .limit(limit)
+        .select(summary_columns!())
         .load(conn)?;
-    Ok(rows.into_iter().map(summary).collect())
+    let page: Vec<_> = rows.into_iter().map(summary).collect();
+    let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows == limit);
+    let last = if is_full { page.last().map(|(id, _)| *id) } else { last };
+    Ok((page, last))
 }
 
 /// Ends those of these tokens that are still stale now, and says which they were.
@@ -455,6 +573,7 @@ pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Ve
         .select(node_keys::system_id)
         .load(tx.conn)?;
     super::nodes::hold(tx, &held.iter().map(String::as_str).collect::<Vec<_>>())?;
+    tx.has_logged = true;
     // The rule stands in the statement that ends them: a token used since it was listed stays.
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(is_stale!(before)))
         .set((
@@ -514,7 +633,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = DatabaseUrl::Sqlite(dir.path().join("nodeinit.db"));
         migrations::run(&url).unwrap();
-        let query = diesel::debug_query::<Sqlite, _>(&by_key!("k")).to_string();
+        let query =
+            diesel::debug_query::<Sqlite, _>(&by_key!(tokens::token_key.eq("k"))).to_string();
         let query = query.split(" -- binds").next().unwrap().replace('?', "'k'");
         let DbConnection::Sqlite(mut conn) = pool::Manager::new(url).open().unwrap() else {
             panic!("the URL names SQLite");

@@ -72,6 +72,8 @@ pub struct Figures {
     /// Whom statements were for, their kind, and how many.
     pub statements: [(&'static str, &'static str, u64); 4],
     pub token_changes: Vec<(&'static str, u64)>,
+    /// Look-ups of tokens that memory answered, and those that it did not.
+    pub look_ups: [(&'static str, u64); 2],
 }
 
 /// How many of what there are, by state.
@@ -250,12 +252,6 @@ impl Metrics {
         self.events.with_label_values(&[kind]).inc();
     }
 
-    /// The counter of look-ups in memory that came out as `result`; whoever counts them keeps it.
-    #[must_use]
-    pub fn cache(&self, result: &str) -> IntCounter {
-        self.cache.with_label_values(&[result])
-    }
-
     /// Whether nodes and tokens are to be counted again. Whoever is told so has to tell
     /// [`Metrics::counted`].
     #[must_use]
@@ -300,6 +296,9 @@ impl Metrics {
         catch_up(&self.database_errors, figures.database_errors);
         for (behalf, kind, count) in figures.statements {
             catch_up(&self.statements.with_label_values(&[behalf, kind]), count);
+        }
+        for (result, count) in figures.look_ups {
+            catch_up(&self.cache.with_label_values(&[result]), count);
         }
         for (change, count) in &figures.token_changes {
             catch_up(&self.token_changes.with_label_values(&[*change]), *count);
@@ -354,6 +353,7 @@ mod tests {
     fn counters_follow_what_is_known_elsewhere() {
         let metrics = Metrics::new();
         let figures = |errors| Figures {
+            look_ups: [("hit", 0), ("miss", 0)],
             database_errors: errors,
             statements: [
                 ("node_read", "read", 1),

@@ -236,6 +236,8 @@ fn n07_trouble_behind_a_signed_request_is_503_and_the_next_try_is_taken() {
     let read = |header: &str| node.send("GET", PATH, &[("Authorization", header)], b"");
     assert_eq!(read(&hmac(&node, NOW, &nonce())).status, 200);
     for table in ["contents", "tokens"] {
+        // One that is not in memory.
+        let node = server.node(table);
         server.database.execute(&format!("ALTER TABLE {table} RENAME TO away"));
         let path = "/latest/user-data";
         let url = format!("http://{}/MAAS/metadata{path}", node.address);

@@ -20,20 +20,12 @@ struct Replicas {
     other: Home,
 }
 
-/// A second server over the database of `home`, with its key and a state directory of its own.
-fn serve_second(home: &Home, other: &Home) -> Process {
-    let mut command = other.command(&["serve"]);
-    command.env("NODEINIT_DATABASE_URL", home.database.url());
-    command.env("NODEINIT_SECRET_KEY_FILE", home.path("secret.key"));
-    command.args(LISTEN);
-    Process::spawn(command, other.path("admin.sock"))
-}
-
 impl Replicas {
     fn start() -> Replicas {
         let (home, other) = (Home::new(), Home::without_key());
         let first = home.serve();
-        let second = home.database.is_postgres().then(|| serve_second(&home, &other));
+        let second =
+            home.database.is_postgres().then(|| other.serve_beside(&home, home.database.url()));
         bootstrap(&first.socket, "root", "password of root");
         let admin = Caller::nobody(first.admin.unwrap());
         let admin = admin.enter("root", "password of root", None);
@@ -74,7 +66,7 @@ impl Replicas {
         let admin = self.admin.clone();
         if let Some(second) = self.second.take() {
             second.kill();
-            let again = serve_second(&self.home, &self.other);
+            let again = self.other.serve_beside(&self.home, self.home.database.url());
             self.second = Some(again);
         } else {
             self.first.signal(rustix::process::Signal::KILL);
@@ -105,7 +97,7 @@ fn a_second_server_on_one_sqlite_file_does_not_start_and_on_postgresql_does() {
     let first = home.serve();
     let other = Home::without_key();
     if home.database.is_postgres() {
-        let second = serve_second(&home, &other);
+        let second = other.serve_beside(&home, home.database.url());
         assert_eq!(second.observer().get("/readyz").status, 200);
         return;
     }

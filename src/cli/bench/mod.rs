@@ -3,6 +3,7 @@
 mod flood;
 mod generator;
 mod histogram;
+mod issue;
 mod nginx;
 mod postgres;
 mod process;
@@ -12,6 +13,7 @@ mod server;
 mod sign;
 mod storm;
 mod tls;
+mod told;
 mod wire;
 
 use anyhow::Context as _;
@@ -27,12 +29,16 @@ pub enum Bench {
     Read(read::Read),
     /// Boot many machines at once, as cloud-init does: its reads, its events, its retries
     Storm(storm::Storm),
+    /// Import a fleet, give every node its token, look through them, and cull half of the tokens
+    /// while nodes read
+    Issue(issue::Issue),
 }
 
 pub fn run(common: &Common, command: Bench) -> anyhow::Result<()> {
     match command {
         Bench::Read(flags) => read::run(common, &flags).context("bench read"),
         Bench::Storm(flags) => storm::run(common, &flags).context("bench storm"),
+        Bench::Issue(flags) => issue::run(common, &flags).context("bench issue"),
     }
 }
 

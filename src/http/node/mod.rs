@@ -1,11 +1,13 @@
 //! cloud-init's plane: one table of routes, one way in, and every refusal.
 
 mod claims;
+pub mod lane;
 pub mod metadata;
 mod paced;
 mod reports;
 pub mod route;
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::http::{Method, StatusCode, header};
@@ -132,7 +134,7 @@ async fn receive<'r>(
     };
     let headers = request.headers().get_all(header::AUTHORIZATION);
     let claim = claim(headers.map(header::HeaderValue::as_bytes))
-        .map_err(|refusal| refuse(app, request, &refusal))?;
+        .map_err(|refusal| refuse(app, source(request), &refusal))?;
     let covers_form = claim.method != SignatureMethod::Plaintext
         && body::media_type(request) == "application/x-www-form-urlencoded";
     if !covers_form {
@@ -156,10 +158,10 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
             app.metrics.authenticated(received.claim.timestamp, now);
             signed
         }
-        Ok(Err(refusal)) => return refuse(app, request, &refusal),
+        Ok(Err(refusal)) => return refuse(app, source(request), &refusal),
         Err(answer) => return answer,
     };
-    let system_id = signed.node.system_id.clone();
+    let system_id = signed.system_id().to_owned();
     let target = received.target;
     let mut answer = match (request.method(), target) {
         (method @ &(Method::GET | Method::HEAD), _) => {
@@ -167,7 +169,7 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
             if target == Target::Version && operation.is_some() {
                 reports::unrecognised(method.as_str(), operation.as_deref())
             } else {
-                let read = metadata::read(app, signed, target, method);
+                let read = metadata::read(app, &signed, target, method);
                 match tokio::time::timeout_at(until, read).await.map_err(late) {
                     Ok(Ok(response)) => response.into(),
                     Ok(Err(error)) => unavailable("store", Some(error.to_string())),
@@ -208,10 +210,7 @@ async fn sign_in(
 ) -> Result<SignedNode, Refusal> {
     let host =
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let scheme = match &app.metadata_url {
-        Some(url) if url.authority().eq_ignore_ascii_case(host) => url.scheme(),
-        _ => app.node_scheme,
-    };
+    let scheme = scheme(app, host);
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let signed = SignedRequest {
         method: request.method().as_str(),
@@ -226,10 +225,18 @@ async fn sign_in(
     authenticate(app, &received.claim, &signed).await
 }
 
+/// What a client that asked this host spoke.
+fn scheme<'a>(app: &'a App, host: &str) -> &'a str {
+    match &app.metadata_url {
+        Some(url) if url.authority().eq_ignore_ascii_case(host) => url.scheme(),
+        _ => app.node_scheme,
+    }
+}
+
 /// Every refusal. The caller learns the variant, the log the reason.
-fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
+fn refuse(app: &App, source: Option<IpAddr>, refusal: &Refusal) -> Answer {
     app.metrics.refused(refusal.reason());
-    if let Some(retry_after) = too_many_refusals(app, request, refusal) {
+    if let Some(retry_after) = too_many_refusals(app, source, refusal) {
         return Answer { reason: refusal.reason(), ..too_many(retry_after).into() };
     }
     let unauthorized = |code: &'static str| {
@@ -246,7 +253,7 @@ fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
         Refusal::Nonce { .. } => unauthorized("nonce_refused"),
         Refusal::NotANode => text(StatusCode::FORBIDDEN, "Not authenticated as a known node."),
         Refusal::TooMany { retry_after } => too_many(*retry_after),
-        Refusal::Store(error) => return unavailable("store", Some(error.to_string())),
+        Refusal::Store(why) => return unavailable("store", Some(why.clone())),
         Refusal::Seal => {
             return unavailable("seal_broken", Some("a stored secret does not open".into()));
         }
@@ -256,11 +263,10 @@ fn refuse(app: &App, request: &HttpRequest, refusal: &Refusal) -> Answer {
 
 /// Counts what was refused against its source address, never against the key it claimed: that may
 /// be somebody else's. A good signature is never counted, whoever shares its address.
-fn too_many_refusals(app: &App, request: &HttpRequest, refusal: &Refusal) -> Option<Duration> {
+fn too_many_refusals(app: &App, source: Option<IpAddr>, refusal: &Refusal) -> Option<Duration> {
     match refusal {
         Refusal::Missing { .. } | Refusal::Malformed { .. } | Refusal::Refused { .. } => {
-            let source = source(request)?.to_string();
-            app.refused.take(&source, Instant::now()).err()
+            app.refused.take(&source?.to_string(), Instant::now()).err()
         }
         _ => None,
     }

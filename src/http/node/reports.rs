@@ -11,6 +11,7 @@ use crate::actions::App;
 use crate::actions::authenticate::{Refusal, SignedNode};
 use crate::actions::reports::{self, SMALL, Share, Unstored};
 use crate::domain::report::{Bounds, Draft, Form, Refused, Report, Unsignalled, from_form};
+use crate::http::answer::source;
 use crate::http::body;
 
 /// How long a post waits for room in memory, and how long for the disk: with the signature's own
@@ -40,7 +41,7 @@ pub async fn status(
     named: &str,
     body: Body,
 ) -> Taken<HttpResponse> {
-    if named != signed.node.system_id {
+    if named != signed.system_id() {
         let response = text(StatusCode::FORBIDDEN, "Not authenticated as this node.");
         return Err(Answer { reason: "other_node", ..response.into() });
     }
@@ -135,7 +136,7 @@ async fn read(
     if size > limit {
         return Err(too_large(&format!("a report is at most {limit} bytes")));
     }
-    let room = app.reports.room(&signed.node.system_id, size);
+    let room = app.reports.room(signed.system_id(), size);
     let (share, _turn) = within(ROOM, room).await?;
     let bytes = match body {
         Body::Read(bytes) => bytes,
@@ -179,8 +180,12 @@ async fn store(
 
 fn turned_down(request: &HttpRequest, app: &App, unstored: Unstored) -> Answer {
     match unstored {
-        Unstored::Ended => refuse(app, request, &Refusal::Refused { reason: "ended_token" }),
-        Unstored::Replayed => refuse(app, request, &Refusal::Nonce { reason: "nonce_spent" }),
+        Unstored::Ended => {
+            refuse(app, source(request), &Refusal::Refused { reason: "ended_token" })
+        }
+        Unstored::Replayed => {
+            refuse(app, source(request), &Refusal::Nonce { reason: "nonce_spent" })
+        }
         Unstored::Full => unavailable("queue_full", None),
         Unstored::Store(why) => unavailable("store", Some(why)),
     }

@@ -1,5 +1,6 @@
 //! The cast of the tests: a real server on port 0 with its own database, and those who call it.
 
+pub mod cable;
 pub mod plane;
 pub mod process;
 pub mod realm;

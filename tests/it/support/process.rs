@@ -124,6 +124,16 @@ impl Home {
         self.serve_with(&[])
     }
 
+    /// A second server over the database of `first`, reached by `url`, with its key and a state
+    /// directory of its own.
+    pub fn serve_beside(&self, first: &Home, url: &str) -> Process {
+        let mut command = self.command(&["serve"]);
+        command.env("NODEINIT_DATABASE_URL", url);
+        command.env("NODEINIT_SECRET_KEY_FILE", first.path("secret.key"));
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        Process::spawn(command, self.path("admin.sock"))
+    }
+
     /// A server on free ports, once it has said that it is up.
     pub fn serve_with(&self, flags: &[&str]) -> Process {
         let mut command = self.command(&["serve"]);

@@ -1,0 +1,13 @@
+DELETE FROM meta WHERE name = 'serves-since';
+DROP TRIGGER contents_deleted ON contents;
+DROP TRIGGER contents_updated ON contents;
+DROP TRIGGER contents_inserted ON contents;
+DROP TRIGGER nodes_changed ON nodes;
+DROP TRIGGER tokens_deleted ON tokens;
+DROP TRIGGER node_keys_deleted ON node_keys;
+DROP TRIGGER node_keys_changed ON node_keys;
+DROP FUNCTION log_contents;
+DROP FUNCTION log_node;
+DROP FUNCTION log_token;
+DROP FUNCTION log_node_keys;
+DROP TABLE changes;

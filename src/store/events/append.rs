@@ -1,0 +1,289 @@
+//! Events on their way in: a whole batch in a few statements, each event on its own merits.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{Appended, NewEvent};
+use crate::domain::boot::{Said, Step};
+use crate::domain::claim::is_progress;
+use crate::domain::report::{Outcome, Stamp};
+use crate::store::boots::{self, Move};
+use crate::store::columns::{Id, Micros};
+use crate::store::fixed::{Bind as _, column, fixed};
+use crate::store::schema::{event_files, events};
+use crate::store::{DbConnection, Tx, blobs, claims, nodes, nonces, tokens};
+
+/// Holds the rows of the nodes of a batch: whoever ends a token holds its node's too, so that what
+/// is live now stays so until the commit.
+pub fn hold(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<()> {
+    nodes::hold(tx, &distinct(batch))
+}
+
+fn distinct(batch: &[NewEvent]) -> Vec<&str> {
+    let distinct: BTreeSet<&str> = batch.iter().map(|new| new.system_id.as_str()).collect();
+    distinct.into_iter().collect()
+}
+
+/// Stores a batch of events, each on its own merits, and says what became of each. Its nodes must
+/// be held ([`hold`]).
+pub fn append(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<Vec<Appended>> {
+    let mut became = vec![Appended::Stored; batch.len()];
+    refuse_ended(tx, batch, &mut became)?;
+    refuse_replayed(tx, batch, &mut became)?;
+    insert(tx, batch, &mut became)?;
+    let stored: Vec<&NewEvent> = batch
+        .iter()
+        .zip(&became)
+        .filter_map(|(new, became)| (*became == Appended::Stored).then_some(new))
+        .collect();
+    let on_their_way: BTreeSet<(&str, Id)> = stored
+        .iter()
+        .filter(|new| is_progress(&new.report.name))
+        .map(|new| (new.system_id.as_str(), new.token))
+        .collect();
+    claims::close_for_progress(tx, &on_their_way)?;
+    let moves: Vec<Move> = stored
+        .iter()
+        .map(|new| Move {
+            system_id: &new.system_id,
+            token: Some(new.token),
+            step: Step::Reported { said: Said::of(&new.report), received_at: new.received_at },
+        })
+        .collect();
+    boots::advance(tx, &moves)?;
+    Ok(became)
+}
+
+/// Those whose tokens have ended since they were signed.
+fn refuse_ended(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> QueryResult<()> {
+    let ids: BTreeSet<Id> = batch.iter().map(|new| new.token).collect();
+    let speakers = tokens::list_speakers(tx.conn, ids)?;
+    for (new, became) in batch.iter().zip(became) {
+        if speakers.get(&new.token) != Some(&new.system_id) {
+            *became = Appended::Ended;
+        }
+    }
+    Ok(())
+}
+
+/// Those whose nonces were spent before; the others' are spent with what is stored.
+fn refuse_replayed(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> QueryResult<()> {
+    let mut theirs = Vec::new();
+    let mut spending = Vec::new();
+    for (new, became) in batch.iter().zip(became) {
+        if let (Some(nonce), Appended::Stored) = (&new.nonce, &*became) {
+            spending.push(nonce);
+            theirs.push(became);
+        }
+    }
+    for (became, fresh) in theirs.into_iter().zip(nonces::spend(tx, &spending)?) {
+        if !fresh {
+            *became = Appended::Replayed;
+        }
+    }
+    Ok(())
+}
+
+/// An event as its row, without what the report itself holds.
+struct Row<'e> {
+    at: usize,
+    id: Id,
+    new: &'e NewEvent,
+    node_time: Option<Micros>,
+    extra: String,
+    repeat_of: Option<Vec<u8>>,
+}
+
+fn insert(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> QueryResult<()> {
+    let mut rows = Vec::with_capacity(batch.len());
+    for (at, new) in batch.iter().enumerate() {
+        if became[at] != Appended::Stored {
+            continue;
+        }
+        rows.push(Row {
+            at,
+            id: Id(new.id),
+            new,
+            node_time: new.report.timestamp.as_ref().and_then(Stamp::instant).map(Micros::from),
+            extra: serde_json::to_string(&new.report.extra)
+                .map_err(|e| diesel::result::Error::SerializationError(e.into()))?,
+            repeat_of: repeat_of(new),
+        });
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    put_after_the_last(tx, &mut rows)?;
+    let inserted = insert_rows(tx, &rows)?;
+    for row in &rows {
+        if !inserted.contains(&row.id) {
+            became[row.at] = Appended::Repeat;
+            continue;
+        }
+        for (file, ordinal) in row.new.report.files.iter().zip(0..) {
+            insert_file(tx, row.id, ordinal, &file.path, file.content.as_deref())?;
+        }
+    }
+    Ok(())
+}
+
+/// Inserts all that are no repeats, and says which those were.
+fn insert_rows(tx: &mut Tx, rows: &[Row]) -> QueryResult<HashSet<Id>> {
+    let conn = match tx.conn {
+        DbConnection::Postgres(conn) => conn,
+        DbConnection::Sqlite(conn) => {
+            let mut inserted = HashSet::with_capacity(rows.len());
+            for row in rows {
+                if insert_row(conn, row)? {
+                    inserted.insert(row.id);
+                }
+            }
+            return Ok(inserted);
+        }
+    };
+    let query = fixed(
+        "INSERT INTO events (id, system_id, token_id, origin, name, event_type, result, \
+         description, node_time, received_at, extra, repeat_of) SELECT * FROM unnest(",
+    )
+    .bind::<Array<Binary>, _>(column(rows, |row| row.id), ", ")
+    .bind::<Array<Text>, _>(column(rows, |row| row.new.system_id.as_str()), ", ")
+    .bind::<Array<Binary>, _>(column(rows, |row| row.new.token), ", ")
+    .bind::<Array<Text>, _>(column(rows, |row| row.new.report.origin.as_str()), ", ")
+    .bind::<Array<Text>, _>(column(rows, |row| row.new.report.name.as_str()), ", ")
+    .bind::<Array<Text>, _>(column(rows, |row| row.new.report.event_type.as_str()), ", ")
+    .bind::<Array<Nullable<Text>>, _>(
+        column(rows, |row| row.new.report.result.map(Outcome::as_str)),
+        ", ",
+    )
+    .bind::<Array<Text>, _>(column(rows, |row| row.new.report.description.as_str()), ", ")
+    .bind::<Array<Nullable<BigInt>>, _>(column(rows, |row| row.node_time), ", ")
+    .bind::<Array<BigInt>, _>(column(rows, |row| Micros::from(row.new.received_at)), ", ")
+    .bind::<Array<Text>, _>(column(rows, |row| row.extra.as_str()), ", ")
+    .bind::<Array<Nullable<Binary>>, _>(
+        column(rows, |row| row.repeat_of.as_deref()),
+        ") ON CONFLICT (repeat_of) DO NOTHING RETURNING id",
+    );
+    Ok(query.load::<Inserted>(conn)?.into_iter().map(|row| row.id).collect())
+}
+
+#[derive(QueryableByName)]
+struct Inserted {
+    #[diesel(sql_type = Binary)]
+    id: Id,
+}
+
+fn insert_row(conn: &mut SqliteConnection, row: &Row) -> QueryResult<bool> {
+    let report = &row.new.report;
+    let inserted = diesel::insert_into(events::table)
+        .values((
+            events::id.eq(row.id),
+            events::system_id.eq(&row.new.system_id),
+            events::token_id.eq(row.new.token),
+            events::origin.eq(&report.origin),
+            events::name.eq(&report.name),
+            events::event_type.eq(report.event_type.as_str()),
+            events::result.eq(report.result.map(Outcome::as_str)),
+            events::description.eq(&report.description),
+            events::node_time.eq(row.node_time),
+            events::received_at.eq(Micros::from(row.new.received_at)),
+            events::extra.eq(&row.extra),
+            events::repeat_of.eq(row.repeat_of.as_deref()),
+        ))
+        .on_conflict(events::repeat_of)
+        .do_nothing()
+        .execute(conn)?;
+    Ok(inserted == 1)
+}
+
+/// What makes two events one: same node, origin, name, type and time. A digest, since PostgreSQL
+/// indexes no name of 64 KiB.
+fn repeat_of(new: &NewEvent) -> Option<Vec<u8>> {
+    let report = &new.report;
+    let timestamp = report.timestamp.as_ref()?.as_str();
+    let mut hash = Sha256::new();
+    for part in
+        [&new.system_id, &report.origin, &report.name, report.event_type.as_str(), timestamp]
+    {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    Some(hash.finalize().to_vec())
+}
+
+fn insert_file(
+    tx: &mut Tx,
+    event: Id,
+    ordinal: i32,
+    path: &str,
+    content: Option<&[u8]>,
+) -> QueryResult<()> {
+    let sha256: Option<[u8; 32]> = content.map(|bytes| Sha256::digest(bytes).into());
+    if let (Some(bytes), Some(sha256)) = (content, &sha256) {
+        blobs::insert(tx, bytes, sha256)?;
+    }
+    let size = content.map_or(0, |bytes| i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+    diesel::insert_into(event_files::table)
+        .values((
+            event_files::event_id.eq(event),
+            event_files::ordinal.eq(ordinal),
+            event_files::path.eq(path),
+            event_files::sha256.eq(sha256.as_ref().map(<[u8; 32]>::as_slice)),
+            event_files::size.eq(size),
+        ))
+        .execute(tx.conn)
+        .map(drop)
+}
+
+#[derive(QueryableByName)]
+struct Last {
+    #[diesel(sql_type = Text)]
+    system_id: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    id: Option<Id>,
+}
+
+/// An event's id comes after those of its node's earlier ones, whatever the clocks of replicas, or
+/// one clock that was set back, say.
+fn put_after_the_last(tx: &mut Tx, rows: &mut [Row]) -> QueryResult<()> {
+    let conn = match tx.conn {
+        DbConnection::Postgres(conn) => conn,
+        DbConnection::Sqlite(conn) => {
+            // One process writes them all: the last of all is after the last of each.
+            let last: Option<Id> =
+                events::table.select(events::id).order(events::id.desc()).first(conn).optional()?;
+            let mut last = last.map_or(Uuid::nil(), |last| last.0);
+            for row in rows {
+                last = after(last, row.id.0);
+                row.id = Id(last);
+            }
+            return Ok(());
+        }
+    };
+    let ids: BTreeSet<&str> = rows.iter().map(|row| row.new.system_id.as_str()).collect();
+    let found = fixed(
+        "SELECT n.system_id, (SELECT e.id FROM events e WHERE e.system_id = n.system_id \
+         ORDER BY e.id DESC LIMIT 1) AS id FROM unnest(",
+    )
+    .bind::<Array<Text>, _>(ids.into_iter().collect::<Vec<_>>(), ") AS n (system_id)")
+    .load::<Last>(conn)?;
+    let found = found.into_iter().filter_map(|last| Some((last.system_id, last.id?.0)));
+    let mut lasts: HashMap<String, Uuid> = found.collect();
+    for row in rows {
+        match lasts.get_mut(&row.new.system_id) {
+            Some(last) => {
+                *last = after(*last, row.id.0);
+                row.id = Id(*last);
+            }
+            None => drop(lasts.insert(row.new.system_id.clone(), row.id.0)),
+        }
+    }
+    Ok(())
+}
+
+fn after(last: Uuid, id: Uuid) -> Uuid {
+    if id > last { id } else { Uuid::from_u128(last.as_u128() + 1) }
+}
