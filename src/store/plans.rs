@@ -44,7 +44,8 @@ fn goes_by_index<T>(name: &str, run: impl FnOnce(&mut DbConnection) -> QueryResu
     conn.set_instrumentation(Caught::default());
     let queries = queries.lock().unwrap().clone();
     assert!(!queries.is_empty(), "{name} runs nothing");
-    for query in queries {
+    // What is asked of no rows at all has no plan worth looking at.
+    for query in queries.into_iter().filter(|query| !query.contains("(1=0)")) {
         let text = query.split(" -- binds").next().unwrap().replace('?', "'k'");
         let DbConnection::Sqlite(conn) = &mut conn else { panic!("the URL names SQLite") };
         let plan: Vec<Step> =
