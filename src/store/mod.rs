@@ -117,7 +117,7 @@ impl Db {
         let is_sqlite = matches!(url, DatabaseUrl::Sqlite(_));
         let turns = Arc::new(Semaphore::new(if is_sqlite { 1 } else { connections as usize }));
         let (after_changes, kept) = (Arc::default(), Arc::default());
-        Ok(Db { pool, manager, turns, clock, counts, after_changes, kept, is_sqlite })
+        Ok(Db { pool, manager, turns, clock, after_changes, counts, kept, is_sqlite })
     }
 
     /// What is to be done after each commit that logged changes; said once, at the start.
