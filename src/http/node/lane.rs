@@ -60,7 +60,7 @@ struct Asked<'h> {
 pub fn at_once(app: &App, head: &Head<'_>, out: &mut Vec<u8>) -> Lane {
     let started = Instant::now();
     let Some(asked) = read(app, head) else { return Lane::NotOurs };
-    match app.view.get(&asked.claim.token_key) {
+    match app.view.get(&asked.claim.token_key, started) {
         Some(entry) => answer(app, head, &asked, Ok(Some(entry)), started, out),
         None => Lane::Cold,
     }
