@@ -6,10 +6,11 @@
 //! |---|---|---|
 //! | [`domain`] | nouns and pure rules | – |
 //! | [`oauth`] | bytes in, verdict out: RFC 5849 | `domain` |
-//! | [`clock`], [`telemetry`] | the wall clock; the log | – |
+//! | [`clock`] | the wall clock | – |
+//! | [`telemetry`] | the log and the metrics | `clock` |
 //! | [`store`] | the only SQL | `domain`, `clock` |
 //! | [`live`] | memory in front of the store | `domain`, `oauth`, `store`, `clock` |
-//! | [`actions`] | the only changes | `domain`, `oauth`, `clock`, `store`, `live` |
+//! | [`actions`] | the only changes | `domain`, `oauth`, `clock`, `store`, `live`, `telemetry` |
 //! | [`config`] | settings | `domain`, `store`, `telemetry` |
 //! | [`maintenance`] | the key file, the migrations | `domain`, `store`, `config` |
 //! | [`http`] | routes, proofs, answers | `domain`, `oauth`, `clock`, `store`, `live`, `actions`, `telemetry` |

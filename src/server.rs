@@ -1,5 +1,7 @@
 //! Bind, migrate, serve, drain.
 
+mod connection;
+mod exchange;
 mod proxied;
 mod stack;
 pub mod templates;
@@ -7,7 +9,7 @@ pub mod tls;
 
 use std::any::Any;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +18,11 @@ use std::time::Duration;
 
 use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::middleware::from_fn;
-use actix_web::rt::net::{TcpStream, UnixStream};
+use actix_web::rt::net::UnixStream;
 use actix_web::{App as Actix, HttpServer, web};
 use jiff::SignedDuration;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -40,7 +43,9 @@ use crate::live::{FUTURE, Learnt, Nonces, Observed, Pace, seconds};
 use crate::maintenance::{self, MaintenanceError, key, lock};
 use crate::store::{Db, DbError, Tx};
 use crate::store::{boots, migrations};
-use stack::{Bounds, Opened};
+use crate::telemetry::metrics::Metrics;
+use connection::Plane;
+use stack::{Door, Front};
 
 /// Connections to the database, for reads; on `SQLite` one of them writes at a time.
 const DATABASE_CONNECTIONS: u32 = 8;
@@ -69,17 +74,6 @@ const SOURCE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long an idle connection is kept: longer than the proxies in front keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// What every listener has in common. (The types of actix's builders cannot be written down.)
-macro_rules! http_server {
-    ($app:expr, $workers:expr) => {
-        HttpServer::new($app)
-            .workers($workers)
-            .on_connect(on_connect)
-            .shutdown_timeout(DRAIN_SECONDS)
-            .disable_signals()
-    };
-}
 
 /// Why a server did not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +108,9 @@ pub struct Server {
     pub app: Arc<App>,
     tls: tls::Listeners,
     draining: Arc<AtomicBool>,
-    handles: Vec<ServerHandle>,
+    nodes: Option<Front>,
+    admin_socket: Option<ServerHandle>,
+    operators: Option<Front>,
     tasks: Vec<JoinHandle<()>>,
     policy: Option<Watch>,
     nonces: PathBuf,
@@ -140,21 +136,13 @@ impl Server {
             lock::database(&settings, Duration::ZERO).map_err(MaintenanceError::from)?,
         ];
         let brand_new = maintenance::is_brand_new(&settings);
-        let url = settings.database_url.clone();
-        let migrated = tokio::task::spawn_blocking(move || migrations::run(&url)).await;
-        let migrated = migrated.map_err(|_| DbError::Ended)?.map_err(MaintenanceError::from)?;
-        for name in migrated {
-            tracing::info!(migration = name, "migrated");
-        }
+        migrate(&settings).await?;
         let db = Db::open(&settings.database_url, clock.clone(), DATABASE_CONNECTIONS)?;
         let keys = maintenance::fitting_key(&settings, &db).await?;
         let nonces_file = settings.state_dir.join("nonces");
         let (nonces, floor) = take_nonces(&nonces_file, &clock, brand_new)?;
         if floor > seconds(clock.now()) {
-            // The last server did not stop cleanly: reads of its last second may be unwritten.
-            let forget = |tx: &mut Tx| Ok::<_, DbError>(boots::forget_deadlines(tx)?);
-            let nodes = db.write("forget deadlines", forget).await?;
-            tracing::info!(nodes, "no node fails for reads that were not written down");
+            forget_deadlines(&db).await?;
         }
 
         let node_socket = bind(settings.listen)?;
@@ -172,6 +160,7 @@ impl Server {
         let nobody = Entry::nobody(made.consumer_key, made.secret);
         let view = open_view(&settings, &db);
         let app = Arc::new(App {
+            metrics: Metrics::new(),
             nonces,
             learnt: Learnt::default(),
             observed: Observed::default(),
@@ -220,7 +209,9 @@ impl Server {
             app,
             tls,
             draining,
-            handles: Vec::new(),
+            nodes: None,
+            admin_socket: None,
+            operators: None,
             tasks: Vec::new(),
             policy: Watch::spawn(&policy).map_err(StartError::Serve)?,
             nonces: nonces_file,
@@ -228,10 +219,10 @@ impl Server {
             locks,
         };
         server.listen_for_changes()?;
-        server.serve_nodes(shared.clone(), listen(node_socket)?)?;
+        server.serve_nodes(shared.clone(), node_socket)?;
         server.serve_socket(shared.clone(), socket_listener)?;
         if let Some(socket) = admin_socket {
-            server.serve_operators(shared, listen(socket)?)?;
+            server.serve_operators(shared, socket)?;
         }
         server.housekeep(&settings);
         Ok(server)
@@ -254,38 +245,26 @@ impl Server {
         Ok(())
     }
 
-    fn serve_nodes(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
+    fn serve_nodes(&mut self, shared: Shared, socket: Socket) -> Result<(), StartError> {
         let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let limits = shared.app.limits.clone();
+        let plane = Plane {
+            name: "node",
+            vary: "Authorization",
+            app: shared.app.clone(),
+            has_lane: true,
+            header_time: self.app.limits.header_time,
+            connections: node::connections_per_worker(&self.app.limits, workers),
+        };
+        let proxies = Arc::new(self.app.proxies.clone());
+        let door = match self.tls.node.clone() {
+            Some(tls) => Door::Tls(tls, proxies),
+            None => Door::Plain(proxies),
+        };
         let app = move || {
             Actix::new().app_data(web::Data::new(shared.clone())).configure(http::node_plane)
         };
-        let connections = node::connections_per_worker(&limits, workers);
-        let bounds = Bounds {
-            workers,
-            connections_per_worker: connections,
-            header_time: limits.header_time,
-        };
-        if let Some(tls) = self.tls.node.clone() {
-            let proxies = self.app.proxies.clone();
-            let server = tls.serve(listener, bounds, proxies, app);
-            self.spawn(server.map_err(StartError::Serve)?);
-            return Ok(());
-        }
-        if !self.app.proxies.is_empty() {
-            let proxies = Arc::new(self.app.proxies.clone());
-            let open = move |stream| plain(proxies.clone(), stream, bounds.header_time);
-            let server = stack::serve("node", listener, bounds, open, app);
-            self.spawn(server.map_err(StartError::Serve)?);
-            return Ok(());
-        }
-        let server = http_server!(app, workers)
-            .max_connections(connections)
-            .client_request_timeout(limits.header_time)
-            .keep_alive(KEEP_ALIVE)
-            .listen(listener)
-            .map_err(StartError::Serve)?;
-        self.spawn(server.run());
+        let front = Front::serve(&plane, socket, workers, &door, &app);
+        self.nodes = Some(front.map_err(StartError::Serve)?);
         Ok(())
     }
 
@@ -296,41 +275,47 @@ impl Server {
                 .wrap(from_fn(answer::around))
                 .configure(http::operator_plane)
         };
-        let server = http_server!(app, 2).listen_uds(listener).map_err(StartError::Serve)?;
-        self.spawn(server.run());
+        let server = HttpServer::new(app)
+            .workers(2)
+            .on_connect(on_connect)
+            .shutdown_timeout(DRAIN_SECONDS)
+            .disable_signals()
+            .listen_uds(listener)
+            .map_err(StartError::Serve)?
+            .run();
+        self.admin_socket = Some(server.handle());
+        self.tasks.push(tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "a listener ended");
+            }
+        }));
         Ok(())
     }
 
-    fn serve_operators(&mut self, shared: Shared, listener: TcpListener) -> Result<(), StartError> {
+    fn serve_operators(&mut self, shared: Shared, socket: Socket) -> Result<(), StartError> {
+        let plane = Plane {
+            name: "operator",
+            vary: "X-Auth-Token",
+            app: shared.app.clone(),
+            has_lane: false,
+            header_time: self.app.limits.header_time,
+            connections: ADMIN_CONNECTIONS,
+        };
+        // A PROXY header is for the node listener; `X-Forwarded-For` for both.
+        let proxies = Arc::new(TrustedProxies::default());
+        let door = match self.tls.admin.clone() {
+            Some(tls) => Door::Tls(tls, proxies),
+            None => Door::Plain(proxies),
+        };
         let app = move || {
             Actix::new()
                 .app_data(web::Data::new(shared.clone()))
                 .wrap(from_fn(answer::around))
                 .configure(http::operator_plane)
         };
-        if let Some(tls) = self.tls.admin.clone() {
-            let bounds = Bounds {
-                workers: 2,
-                connections_per_worker: ADMIN_CONNECTIONS,
-                header_time: self.app.limits.header_time,
-            };
-            // A PROXY header is for the node listener; `X-Forwarded-For` for both.
-            let server = tls.serve(listener, bounds, TrustedProxies::default(), app);
-            self.spawn(server.map_err(StartError::Serve)?);
-            return Ok(());
-        }
-        let server = http_server!(app, 2).listen(listener).map_err(StartError::Serve)?;
-        self.spawn(server.run());
+        let front = Front::serve(&plane, socket, 2, &door, &app);
+        self.operators = Some(front.map_err(StartError::Serve)?);
         Ok(())
-    }
-
-    fn spawn(&mut self, server: actix_web::dev::Server) {
-        self.handles.push(server.handle());
-        self.tasks.push(tokio::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "a listener ended");
-            }
-        }));
     }
 
     fn housekeep(&mut self, settings: &Settings) {
@@ -387,11 +372,17 @@ impl Server {
     }
 
     /// Stops taking requests, answers those it has, and leaves what the next start needs.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.draining.store(true, Ordering::SeqCst);
         // The node listener first: until it has drained, `/readyz` can still be asked.
-        for handle in &self.handles {
-            handle.stop(true).await;
+        if let Some(nodes) = &mut self.nodes {
+            nodes.stop().await;
+        }
+        if let Some(socket) = &self.admin_socket {
+            socket.stop(true).await;
+        }
+        if let Some(operators) = &mut self.operators {
+            operators.stop().await;
         }
         for task in &self.tasks {
             task.abort();
@@ -410,23 +401,9 @@ impl Server {
 }
 
 fn on_connect(stream: &dyn Any, extensions: &mut Extensions) {
-    if let Some(stream) = stream.downcast_ref::<TcpStream>() {
-        tune(stream);
-    }
     if let Some(peer) = stream.downcast_ref::<UnixStream>().and_then(|s| s.peer_cred().ok()) {
         extensions.insert(SocketPeer(Caller::Socket { uid: peer.uid(), pid: peer.pid() }));
     }
-}
-
-/// A connection of the node listener when there are proxies in front of it.
-async fn plain(
-    proxies: Arc<TrustedProxies>,
-    mut stream: TcpStream,
-    header_time: Duration,
-) -> Opened<TcpStream> {
-    tune(&stream);
-    let source = source("node", &proxies, &mut stream, header_time).await?;
-    Ok((stream, actix_http::Protocol::Http1, source))
 }
 
 /// The address at the other end, or nothing when a proxy's word cannot be understood.
@@ -443,26 +420,22 @@ async fn source(
     })
 }
 
-fn tune(stream: &TcpStream) {
-    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(STALLED));
-    let _ = stream.set_nodelay(true);
+/// What a listener's connections inherit.
+fn tune(listener: &Socket) -> std::io::Result<()> {
+    listener.set_tcp_user_timeout(Some(STALLED))?;
+    listener.set_tcp_nodelay(true)
 }
 
-/// Takes an address; until [`listen`] whoever connects to it is refused.
+/// Takes an address; until it is served whoever connects to it is refused.
 fn bind(address: SocketAddr) -> Result<Socket, StartError> {
     let failed = |source| StartError::Bind { address: address.to_string(), source };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
         .map_err(failed)?;
     socket.set_reuse_address(true).map_err(failed)?;
+    tune(&socket).map_err(failed)?;
     socket.bind(&address.into()).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(socket)
-}
-
-fn listen(socket: Socket) -> Result<TcpListener, StartError> {
-    // A rack that powers up connects all at once.
-    socket.listen(4096).map_err(StartError::Serve)?;
-    Ok(socket.into())
 }
 
 fn local(socket: &Socket) -> Result<SocketAddr, StartError> {
@@ -520,6 +493,24 @@ fn leave_nonces(path: &Path, nonces: &Nonces) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&partial, path)?;
     key::sync_directory(path)
+}
+
+async fn migrate(settings: &Settings) -> Result<(), StartError> {
+    let url = settings.database_url.clone();
+    let migrated = tokio::task::spawn_blocking(move || migrations::run(&url)).await;
+    let migrated = migrated.map_err(|_| DbError::Ended)?.map_err(MaintenanceError::from)?;
+    for name in migrated {
+        tracing::info!(migration = name, "migrated");
+    }
+    Ok(())
+}
+
+/// The last server did not stop cleanly: reads of its last second may be unwritten.
+async fn forget_deadlines(db: &Db) -> Result<(), DbError> {
+    let forget = |tx: &mut Tx| Ok::<_, DbError>(boots::forget_deadlines(tx)?);
+    let nodes = db.write("forget deadlines", forget).await?;
+    tracing::info!(nodes, "no node fails for reads that were not written down");
+    Ok(())
 }
 
 /// A view that forgets, before a change is acknowledged, what it changed.

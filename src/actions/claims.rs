@@ -63,7 +63,7 @@ pub async fn make(
             let token = match live {
                 Some(live) if tokens::hold(tx, live.id)? => live,
                 _ => {
-                    tokens::insert(tx, &spare)?;
+                    tokens::insert(tx, std::slice::from_ref(&spare))?;
                     steps.push(Step::TokenChanged { at: tx.now });
                     spare
                 }

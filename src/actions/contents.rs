@@ -176,17 +176,6 @@ fn lost_race(stored: diesel::QueryResult<()>) -> Result<(), Failure> {
     }
 }
 
-/// The first version of a node that was just added.
-pub fn append_first(
-    tx: &mut Tx,
-    system_id: &str,
-    kind: ContentKind,
-    bytes: &[u8],
-) -> diesel::QueryResult<()> {
-    let sha256: [u8; 32] = Sha256::digest(bytes).into();
-    contents::append(tx, system_id, kind, 1, Some((bytes, &sha256)))
-}
-
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

@@ -1,27 +1,51 @@
 //! The cull, which an operator asks for, and the sweep, which nobody does.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::{App, Failure, Problem, audit};
 use crate::domain::audit::Object;
 use crate::domain::boot::Learned;
-use crate::domain::cull::{Cap, Culled, Staleness};
+use crate::domain::credentials::TokenSummary;
+use crate::domain::cull::{Cap, Staleness};
 use crate::domain::identity::By;
 use crate::domain::policy::Action;
 use crate::live::Learnt;
 use crate::store::columns::Id;
-use crate::store::tokens::{self, StaleBefore};
+use crate::store::tokens::{self, StaleBefore, Stretch};
 use crate::store::{Tx, boots, claims};
 
 /// Tokens ended, or rows deleted, by one transaction: the write lock is never held through a
 /// boot storm.
 const BATCH: i64 = 400;
 
-/// Ends the stale tokens, in the order they were made. The nodes stay; their next preseed makes
-/// them new ones. Running it twice changes nothing more.
+/// Keys that one look goes through, however few of them are stale.
+const KEYS: i64 = 2000;
+
+/// How long a cull works before it begins to rest. Then it rests so many times as long as it
+/// works, to take at most a tenth of a core from those who read and write meanwhile.
+const WORKS: Duration = Duration::from_millis(100);
+const RESTS: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_millis(200);
+
+/// A cull under way, in the order in which the tokens were made. The nodes stay; their next
+/// preseed makes them new ones. Running it twice changes nothing more.
+pub struct Cull {
+    by: By,
+    dry_run: bool,
+    before: StaleBefore,
+    after: Id,
+    /// How many more may go.
+    left: u64,
+    is_through: bool,
+    /// How long it has worked in all, and since its last rest.
+    worked: Duration,
+    tired: Duration,
+}
+
+/// Begins a cull: nothing has ended yet.
 ///
 /// # Errors
 /// [`Failure::Invalid`] without a rule, [`Failure::Conflict`] when more would go than `cap` allows.
@@ -32,7 +56,7 @@ pub async fn cull(
     cap: Cap,
     dry_run: bool,
     force: bool,
-) -> Result<Culled, Failure> {
+) -> Result<Cull, Failure> {
     if rule.unused_for.is_none() && rule.idle_for.is_none() {
         return Err(Failure::Invalid(vec![Problem::new(
             "say which tokens are stale: unused_for, idle_for or both",
@@ -40,50 +64,111 @@ pub async fn cull(
     }
     // What this process has seen and not yet committed counts.
     flush(app).await?;
-    let before = StaleBefore::new(rule, app.clock.now());
-
-    let mut stale = Vec::new();
-    let mut after = Id(Uuid::nil());
-    loop {
-        let page = app.db.read(move |conn| tokens::list_stale(conn, before, after, BATCH)).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = *last;
-        stale.extend(page);
-    }
-    let live = app.db.read(tokens::count_live).await?;
-    let most = cap.of(u64::try_from(live).unwrap_or(0));
-    if !dry_run && !force && stale.len() as u64 > most {
-        return Err(Failure::Conflict(format!(
-            "{} of {live} live tokens are stale, and at most {most} may go at once: look at them \
-             with a dry run, then raise the cap or force it",
-            stale.len(),
-        )));
-    }
-    if !dry_run {
-        let mut ended = HashSet::new();
-        for batch in stale.chunks(usize::try_from(BATCH).unwrap_or(1)) {
-            let batch: Vec<(Id, String)> =
-                batch.iter().map(|(id, token)| (*id, token.token_key.clone())).collect();
-            let auditor = app.auditor(by);
-            let gone: Vec<Id> = app
-                .db
-                .write("cull tokens", move |tx| {
-                    let ids: Vec<Id> = batch.iter().map(|(id, _)| *id).collect();
-                    let ended = tokens::end_stale(tx, &ids, before)?;
-                    if !ended.is_empty() {
-                        let gone: HashSet<Id> = ended.iter().copied().collect();
-                        let keys = batch.iter().filter(|(id, _)| gone.contains(id));
-                        let detail = audit::batch(keys.map(|(_, key)| key.as_str()));
-                        auditor.note(tx, Action::TokenCull, &Object::Fleet, &detail)?;
-                    }
-                    Ok::<_, Failure>(ended)
-                })
-                .await?;
-            ended.extend(gone);
+    let mut cull = Cull {
+        by: by.clone(),
+        dry_run,
+        before: StaleBefore::new(rule, app.clock.now()),
+        after: FIRST,
+        left: u64::MAX,
+        is_through: false,
+        worked: Duration::ZERO,
+        tired: Duration::ZERO,
+    };
+    if !dry_run && !force {
+        let (live, stale) = cull.count(app).await?;
+        cull.left = cap.of(live);
+        if stale > cull.left {
+            return Err(Failure::Conflict(format!(
+                "{stale} of {live} live tokens are stale, and at most {} may go at once: look at \
+                 them with a dry run, then raise the cap or force it",
+                cull.left,
+            )));
         }
-        stale.retain(|(id, _)| ended.contains(id));
     }
-    Ok(Culled { dry_run, tokens: stale.into_iter().map(|(_, summary)| summary).collect() })
+    Ok(cull)
+}
+
+const FIRST: Id = Id(Uuid::nil());
+
+impl Cull {
+    /// How many tokens are live, and how many stale, page by page: a statement over all of them
+    /// would keep `SQLite` from cutting its log, and take longer than PostgreSQL lets one.
+    async fn count(&mut self, app: &App) -> Result<(u64, u64), Failure> {
+        let (mut live, mut stale, mut after) = (0, 0, FIRST);
+        loop {
+            self.rest().await;
+            let (before, started) = (self.before, Instant::now());
+            let counted = app.db.read(move |conn| tokens::count_stale(conn, before, after, KEYS));
+            let counted = counted.await?;
+            self.has_worked(started);
+            live += counted.live;
+            stale += counted.stale;
+            match counted.last {
+                Some(last) => after = last,
+                None => return Ok((live, stale)),
+            }
+        }
+    }
+
+    /// Ends the next of them, or, in a dry run, only tells which they are; `None` when it is
+    /// through.
+    ///
+    /// # Errors
+    /// Only the store's: what ended before stays so.
+    pub async fn next(&mut self, app: &App) -> Result<Option<Vec<TokenSummary>>, Failure> {
+        if self.is_through || self.left == 0 {
+            return Ok(None);
+        }
+        self.rest().await;
+        let (before, after, started) = (self.before, self.after, Instant::now());
+        let page = move |conn: &mut _| tokens::list_stale(conn, before, after, KEYS, BATCH);
+        let Stretch { tokens: mut page, last } = app.db.read(page).await?;
+        match last {
+            Some(last) => self.after = last,
+            None => self.is_through = true,
+        }
+        page.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if !self.dry_run && !page.is_empty() {
+            page = self.end(app, page).await?;
+        }
+        self.left = self.left.saturating_sub(page.len() as u64);
+        self.has_worked(started);
+        Ok(Some(page.into_iter().map(|(_, summary)| summary).collect()))
+    }
+
+    /// Ends those of a page that are stale still.
+    async fn end(
+        &self,
+        app: &App,
+        mut page: Vec<(Id, TokenSummary)>,
+    ) -> Result<Vec<(Id, TokenSummary)>, Failure> {
+        let (before, auditor) = (self.before, app.auditor(&self.by));
+        app.db
+            .write("cull tokens", move |tx| {
+                let ids: Vec<Id> = page.iter().map(|(id, _)| *id).collect();
+                let ended: HashSet<Id> = tokens::end_stale(tx, &ids, before)?.into_iter().collect();
+                page.retain(|(id, _)| ended.contains(id));
+                if !page.is_empty() {
+                    let detail = audit::batch(page.iter().map(|(_, token)| &*token.token_key));
+                    auditor.note(tx, Action::TokenCull, &Object::Fleet, &detail)?;
+                }
+                Ok(page)
+            })
+            .await
+    }
+
+    fn has_worked(&mut self, since: Instant) {
+        self.tired += since.elapsed();
+        self.worked += self.tired;
+    }
+
+    /// Gives the others their turn.
+    async fn rest(&mut self) {
+        let tired = std::mem::take(&mut self.tired);
+        if self.worked > WORKS {
+            tokio::time::sleep((tired * RESTS).min(LONGEST_REST)).await;
+        }
+    }
 }
 
 /// Commits what reads have taught. The first use of a reissued token ends the one before it.

@@ -37,6 +37,7 @@ use crate::live::view::{Entry, View};
 use crate::live::{Learnt, Nonces, Observed, Pace};
 use crate::store::columns::Id;
 use crate::store::{self, Db, DbError};
+use crate::telemetry::metrics::Metrics;
 
 /// How long a login waits for its turn to be hashed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,6 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct App {
     pub db: Db,
     pub clock: Clock,
+    pub metrics: Metrics,
     pub mint: Mint,
     pub sealer: Sealer,
     /// What the audit is chained with.

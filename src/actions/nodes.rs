@@ -1,9 +1,11 @@
 //! Adding, importing, changing and removing nodes.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::contents::{self, Checked};
+use super::contents::Checked;
 use super::{App, Failure, NO_SUCH_NODE, Problem, audit};
 use crate::domain::audit::Object;
 use crate::domain::boot::Step;
@@ -14,7 +16,8 @@ use crate::domain::node::{NewNode, Node, NodeChange, SystemId};
 use crate::domain::policy::Action;
 use crate::store::boots::{self, Move};
 use crate::store::columns::Id;
-use crate::store::{DbConnection, Tx, blobs, is_unique_violation, nodes, tokens};
+use crate::store::contents::{self as store, First};
+use crate::store::{DbError, Tx, blobs, is_unique_violation, nodes, tokens};
 
 const SYSTEM_ID_TAKEN: &str = "this system id is taken: show the node, or choose another";
 const HOSTNAME_TAKEN: &str =
@@ -64,7 +67,7 @@ fn insert(
     use diesel::Connection;
     let now = tx.now;
     let inserted = tx.conn.transaction(|conn| {
-        nodes::insert(&mut Tx { conn, now, has_logged: false }, project, id, new)
+        nodes::insert(&mut Tx { conn, now, has_logged: false }, project, &[(id, new)])
     });
     match inserted {
         Ok(()) => Ok(None),
@@ -94,6 +97,38 @@ pub struct Imported {
     pub warnings: Vec<Problem>,
 }
 
+/// A line on its way into the database: its system id, and its contents with their digests.
+struct Row {
+    line: usize,
+    id: SystemId,
+    node: NewNode,
+    contents: Vec<(ContentKind, Vec<u8>, [u8; 32])>,
+}
+
+impl Row {
+    fn new(id: SystemId, line: ImportLine) -> Row {
+        let vendor_data = line.vendor_data.map(|Checked(bytes)| bytes);
+        let contents =
+            [(ContentKind::UserData, line.user_data), (ContentKind::VendorData, vendor_data)];
+        let digested = |(kind, bytes): (ContentKind, Option<Vec<u8>>)| {
+            let bytes = bytes?;
+            let sha256 = Sha256::digest(&bytes).into();
+            Some((kind, bytes, sha256))
+        };
+        let contents = contents.into_iter().filter_map(digested).collect();
+        Row { line: line.line, id, node: line.node, contents }
+    }
+
+    fn firsts(&self) -> impl Iterator<Item = First<'_>> {
+        self.contents.iter().map(|(kind, bytes, sha256)| First {
+            system_id: self.id.as_str(),
+            kind: *kind,
+            bytes,
+            sha256,
+        })
+    }
+}
+
 /// Adds many nodes with their contents, all or none.
 ///
 /// # Errors
@@ -104,7 +139,7 @@ pub async fn import(
     project: Id,
     lines: Vec<ImportLine>,
 ) -> Result<Imported, Failure> {
-    let mut lines: Vec<(SystemId, ImportLine)> = lines
+    let lines: Vec<(SystemId, ImportLine)> = lines
         .into_iter()
         .map(|line| match line.node.system_id.clone() {
             Some(id) => Ok((id, line)),
@@ -112,31 +147,31 @@ pub async fn import(
         })
         .collect::<Result<_, _>>()
         .map_err(|why| Failure::Invalid(vec![Problem::new(why)]))?;
-    // In one order, so that two imports of the same nodes wait for each other and not in a ring.
-    lines.sort_by(|(a, _), (b, _)| a.cmp(b));
+    // Nobody waits for the write while contents are hashed.
+    let rows = tokio::task::spawn_blocking(move || {
+        let mut rows: Vec<Row> = lines.into_iter().map(|(id, line)| Row::new(id, line)).collect();
+        // In one order, so that two imports of the same nodes wait for each other and not in a
+        // ring.
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        rows
+    });
+    let rows = rows.await.map_err(|_| DbError::Ended)?;
     let auditor = app.auditor(by);
     app.db
         .write("import nodes", move |tx| {
-            let mut created = Vec::new();
-            let mut imported = Imported::default();
-            let mut problems = Vec::new();
-            for (id, line) in lines {
-                match insert(tx, project, &id, &line.node)? {
-                    None => {
-                        store_contents(tx, &id, &line)?;
-                        created.push(id);
-                    }
-                    Some(_) if is_there(tx, project, &line)? => imported.unchanged += 1,
-                    Some(taken) => problems.push(Problem::line(line.line, taken)),
-                }
-            }
-            problems.sort_by_key(|problem| problem.line);
-            if !problems.is_empty() {
-                return Err(Failure::Invalid(problems));
-            }
+            let there = There::find(tx, project, &rows)?;
+            let (there, new): (Vec<Row>, Vec<Row>) =
+                rows.into_iter().partition(|row| there.has(row));
+            let mut imported = Imported { unchanged: there.len(), ..Imported::default() };
+            // Row by row only to tell which lines are in conflict.
+            let created: Vec<&Row> = if insert_all(tx, project, &new)? {
+                new.iter().collect()
+            } else {
+                insert_each(tx, project, &new, &mut imported)?
+            };
             imported.created = created.len();
             if !created.is_empty() {
-                let detail = audit::batch(created.iter().map(SystemId::as_str));
+                let detail = audit::batch(created.iter().map(|row| row.id.as_str()));
                 auditor.note(tx, Action::NodeCreate, &Object::Project(project.0), &detail)?;
             }
             Ok(imported)
@@ -144,48 +179,108 @@ pub async fn import(
         .await
 }
 
-fn store_contents(tx: &mut Tx, id: &SystemId, line: &ImportLine) -> Result<(), Failure> {
-    if let Some(bytes) = &line.user_data {
-        contents::append_first(tx, id.as_str(), ContentKind::UserData, bytes)?;
+/// Inserts all of them, or none when something is taken: then it says `false`.
+fn insert_all(tx: &mut Tx, project: Id, rows: &[Row]) -> Result<bool, Failure> {
+    use diesel::Connection;
+    if rows.is_empty() {
+        return Ok(true);
     }
-    if let Some(Checked(bytes)) = &line.vendor_data {
-        contents::append_first(tx, id.as_str(), ContentKind::VendorData, bytes)?;
+    let new: Vec<_> = rows.iter().map(|row| (&row.id, &row.node)).collect();
+    let now = tx.now;
+    let inserted = tx
+        .conn
+        .transaction(|conn| nodes::insert(&mut Tx { conn, now, has_logged: false }, project, &new));
+    match inserted {
+        Err(error) if is_unique_violation(&error) => return Ok(false),
+        inserted => inserted?,
     }
-    Ok(())
+    store::append_first(tx, &rows.iter().flat_map(Row::firsts).collect::<Vec<_>>())?;
+    Ok(true)
 }
 
-fn is_there(tx: &mut Tx, project: Id, line: &ImportLine) -> Result<bool, Failure> {
-    let (conn, now) = (&mut *tx.conn, tx.now);
-    // A line that leaves the system id to us is known again by its hostname.
-    let there = match &line.node.system_id {
-        Some(id) => nodes::find(conn, project, id.as_str(), now)?,
-        None => nodes::find_by_hostname(conn, project, &line.node.hostname, now)?,
-    };
-    let Some(there) = there else { return Ok(false) };
-    let id = &there.system_id;
-    let new = &line.node;
-    let same = there.hostname == new.hostname
-        && there.macs == new.macs
-        && there.ssh_keys == new.ssh_keys
-        && there.labels == new.labels
-        && there.netboot == new.netboot;
-    let vendor_data = line.vendor_data.as_ref().map(|Checked(bytes)| bytes);
-    Ok(same
-        && has(conn, id, ContentKind::UserData, line.user_data.as_ref())?
-        && has(conn, id, ContentKind::VendorData, vendor_data)?)
+/// Inserts them one by one: a line may repeat another, or be in conflict.
+fn insert_each<'r>(
+    tx: &mut Tx,
+    project: Id,
+    rows: &'r [Row],
+    imported: &mut Imported,
+) -> Result<Vec<&'r Row>, Failure> {
+    let mut created = Vec::new();
+    let mut problems = Vec::new();
+    for row in rows {
+        match insert(tx, project, &row.id, &row.node)? {
+            None => {
+                store::append_first(tx, &row.firsts().collect::<Vec<_>>())?;
+                created.push(row);
+            }
+            Some(_) if There::find(tx, project, std::slice::from_ref(row))?.has(row) => {
+                imported.unchanged += 1;
+            }
+            Some(taken) => problems.push(Problem::line(row.line, taken)),
+        }
+    }
+    problems.sort_by_key(|problem| problem.line);
+    if problems.is_empty() { Ok(created) } else { Err(Failure::Invalid(problems)) }
 }
 
-/// A line that leaves a content out says nothing about it.
-fn has(
-    conn: &mut DbConnection,
-    id: &SystemId,
-    kind: ContentKind,
-    bytes: Option<&Vec<u8>>,
-) -> Result<bool, Failure> {
-    let Some(bytes) = bytes else { return Ok(true) };
-    let newest = crate::store::contents::find_newest(conn, id.as_str(), kind)?;
-    let digest = newest.and_then(|version| version.sha256);
-    Ok(digest.as_deref() == Some(Sha256::digest(bytes).as_slice()))
+/// What is there already of what lines name.
+struct There {
+    /// By system id, and for lines that leave it to us by hostname.
+    nodes: HashMap<String, Node>,
+    hostnames: HashMap<String, Node>,
+    contents: HashMap<(ContentKind, String), Option<Vec<u8>>>,
+}
+
+impl There {
+    fn find(tx: &mut Tx, project: Id, rows: &[Row]) -> Result<There, Failure> {
+        let (named, unnamed): (Vec<&Row>, Vec<&Row>) =
+            rows.iter().partition(|row| row.node.system_id.is_some());
+        let ids: Vec<&str> = named.iter().map(|row| row.id.as_str()).collect();
+        let folded: Vec<String> = unnamed.iter().map(|row| row.node.hostname.folded()).collect();
+        let nodes = nodes::find_many(tx.conn, project, &ids, tx.now)?;
+        let hostnames = if folded.is_empty() {
+            Vec::new()
+        } else {
+            nodes::find_by_hostnames(tx.conn, project, &folded, tx.now)?
+        };
+
+        let ids: Vec<&str> =
+            nodes.iter().chain(&hostnames).map(|node| node.system_id.as_str()).collect();
+        let mut contents = HashMap::new();
+        for kind in [ContentKind::UserData, ContentKind::VendorData] {
+            let named = rows.iter().flat_map(|row| &row.contents).any(|(of, ..)| *of == kind);
+            if named && !ids.is_empty() {
+                let newest = store::find_newest_digests(tx.conn, &ids, kind)?;
+                contents.extend(newest.into_iter().map(|(id, sha256)| ((kind, id), sha256)));
+            }
+        }
+        Ok(There {
+            nodes: nodes.into_iter().map(|node| (node.system_id.to_string(), node)).collect(),
+            hostnames: hostnames.into_iter().map(|node| (node.hostname.folded(), node)).collect(),
+            contents,
+        })
+    }
+
+    /// Whether a line is there, just so. A line that leaves a content out says nothing about it.
+    fn has(&self, row: &Row) -> bool {
+        let new = &row.node;
+        let there = match &new.system_id {
+            Some(id) => self.nodes.get(id.as_str()),
+            // A line that leaves the system id to us is known again by its hostname.
+            None => self.hostnames.get(&new.hostname.folded()),
+        };
+        let Some(there) = there else { return false };
+        let has = |(kind, _, sha256): &(ContentKind, Vec<u8>, [u8; 32])| {
+            let newest = self.contents.get(&(*kind, there.system_id.to_string()));
+            newest.and_then(Option::as_deref) == Some(sha256.as_slice())
+        };
+        there.hostname == new.hostname
+            && there.macs == new.macs
+            && there.ssh_keys == new.ssh_keys
+            && there.labels == new.labels
+            && there.netboot == new.netboot
+            && row.contents.iter().all(has)
+    }
 }
 
 /// Changes what `change` names. Moving a node to another project ends its tokens: the old

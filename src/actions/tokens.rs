@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
-
 use serde_json::json;
 
 use super::{App, Failure, NO_SUCH_NODE, audit};
@@ -21,6 +21,9 @@ use crate::store::{nodes, tokens};
 /// How many tokens one transaction makes: long enough to be worth a commit, short enough that
 /// nobody waits for it.
 const BATCH: usize = 500;
+
+/// Batches under way at once: while one waits for the database, the next is minted and sealed.
+const AT_ONCE: usize = 2;
 
 /// `get_token_for_node`: the node's live token, made if there is none; the same one for everybody
 /// who asks at once. `verb` is what the caller asked for it by.
@@ -49,11 +52,12 @@ pub async fn get_many(
     project: Id,
     system_ids: Vec<String>,
 ) -> Result<Vec<Option<IssuedToken>>, Failure> {
-    let mut issued = Vec::with_capacity(system_ids.len());
-    for ids in system_ids.chunks(BATCH) {
+    let batch = |ids: &[String]| {
         let what = (Action::TokenGet, Object::Project(project.0));
-        issued.extend(get_batch(app, by, what, project, ids.to_vec()).await?);
-    }
+        get_batch(app, by, what, project, ids.to_vec())
+    };
+    let batches: Vec<_> = system_ids.chunks(BATCH).map(batch).collect();
+    let issued = stream::iter(batches).buffered(AT_ONCE).try_concat().await?;
     Ok(issued)
 }
 
@@ -130,14 +134,13 @@ async fn make(
             // index stands behind.
             let known = nodes::lock(tx, project, &missing)?;
             let mut live = tokens::find_live(tx.conn, project, &known)?;
-            let had: HashSet<String> = live.iter().map(|token| token.system_id.clone()).collect();
-            let first = live.len();
-            for made in fresh {
-                if known.contains(&made.system_id) && !had.contains(&made.system_id) {
-                    tokens::insert(tx, &made)?;
-                    live.push(made);
-                }
+            let mut without: HashSet<String> = known.into_iter().collect();
+            for token in &live {
+                without.remove(&token.system_id);
             }
+            let first = live.len();
+            live.extend(fresh.into_iter().filter(|made| without.contains(&made.system_id)));
+            tokens::insert(tx, &live[first..])?;
             let moves: Vec<Move> = live[first..]
                 .iter()
                 .map(|made| Move { system_id: &made.system_id, token: None, step })
@@ -246,7 +249,7 @@ pub async fn reissue(
                 tokens::retire(tx, retiring, until)?;
             }
             if !is_under_way {
-                tokens::insert(tx, &given)?;
+                tokens::insert(tx, std::slice::from_ref(&given))?;
             }
             if retiring.is_none() {
                 let (system_id, step) = (&*given.system_id, Step::TokenChanged { at: tx.now });

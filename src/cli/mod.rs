@@ -8,6 +8,7 @@ mod boots;
 mod contents;
 mod events;
 mod identity;
+mod import;
 mod nodes;
 mod output;
 mod policy;
@@ -233,17 +234,23 @@ impl Common {
 
 /// A file argument: a path, or `-` for standard input.
 fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
     if path == Path::new("-") {
-        // What is left the second time is nothing, which must not pass for a file's content.
-        if TAKEN.swap(true, Ordering::SeqCst) {
-            return Err(WrongUse("standard input can be read once: - stands twice".into()).into());
-        }
+        take_stdin()?;
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
         return Ok(bytes);
     }
     std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// What is left of standard input the second time is nothing, which must not pass for a file's
+/// content.
+fn take_stdin() -> anyhow::Result<()> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(WrongUse("standard input can be read once: - stands twice".into()).into());
+    }
+    Ok(())
 }
 
 /// Where a node is looked for.

@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use ureq::http::Method;
 
-use super::{Common, InProject, output, read_file, segment};
-use crate::client::{ClientError, Session};
+use super::{Common, InProject, import, output, segment};
+use crate::client::Session;
 
 const COLUMNS: [&str; 5] = ["system_id", "hostname", "boot_state", "labels", "created_at"];
 
@@ -170,7 +170,8 @@ pub fn run(common: &Common, command: Node) -> anyhow::Result<()> {
         }
         Node::Import { file, strict, project } => {
             let path = if strict { "?strict=true" } else { "" };
-            import(common, &session, &file, &format!("{}{path}", project.nodes(&session)?))
+            let path = format!("{}{path}", project.nodes(&session)?);
+            import::run(common, &session, &file, &path)
         }
     }
 }
@@ -199,62 +200,4 @@ fn change(common: &Common, session: &Session, set: Set) -> anyhow::Result<()> {
     let path = InProject { project: set.in_project }.node(session, &set.system_id)?;
     let node = session.send_json(Method::PATCH, &path, &Value::from(body));
     output::object(common.output, &node.with_context(|| format!("node set {}", set.system_id))?)
-}
-
-/// Lines and bytes of one request, which is one transaction.
-const BATCH_LINES: usize = 500;
-const BATCH_BYTES: usize = 8 << 20;
-
-fn import(
-    common: &Common,
-    session: &Session,
-    file: &std::path::Path,
-    path: &str,
-) -> anyhow::Result<()> {
-    let bytes = read_file(file)?;
-    let (mut created, mut unchanged) = (0, 0);
-    let mut batch: Vec<u8> = Vec::new();
-    let mut first = 1;
-    let mut lines = bytes.split(|b| *b == b'\n').enumerate().peekable();
-    while let Some((number, line)) = lines.next() {
-        if batch.is_empty() {
-            first = number + 1;
-        }
-        batch.extend_from_slice(line);
-        batch.push(b'\n');
-        let full = number + 2 - first >= BATCH_LINES || batch.len() >= BATCH_BYTES;
-        if !full && lines.peek().is_some() {
-            continue;
-        }
-        let headers = [("content-type", "application/x-ndjson")];
-        let answer = session
-            .call(Method::POST, path, &headers, Some(&batch))
-            .map_err(|error| moved(error, first - 1))
-            .with_context(|| {
-                format!("node import: {created} nodes were added before this batch; it was not")
-            })?;
-        let done: Value = serde_json::from_slice(&answer.body)?;
-        created += done["created"].as_u64().unwrap_or(0);
-        unchanged += done["unchanged"].as_u64().unwrap_or(0);
-        for warning in done["warnings"].as_array().into_iter().flatten() {
-            let line = warning["line"].as_u64().unwrap_or(0) + (first - 1) as u64;
-            let message = warning["message"].as_str().unwrap_or_default();
-            eprintln!("nodeinit: warning: line {line}: {}", output::plain(message));
-        }
-        batch.clear();
-    }
-    output::object(common.output, &json!({"created": created, "unchanged": unchanged}))
-}
-
-/// The server counts the lines of a batch, a person those of the file.
-fn moved(error: ClientError, by: usize) -> ClientError {
-    match error {
-        ClientError::Refused { status, detail, mut problems } => {
-            for line in problems.iter_mut().filter_map(|problem| problem.line.as_mut()) {
-                *line += by;
-            }
-            ClientError::Refused { status, detail, problems }
-        }
-        other => other,
-    }
 }

@@ -117,7 +117,7 @@ fn settings(common: &Common, flags: SettingFlags) -> anyhow::Result<Settings> {
 
 pub fn serve(common: &Common, flags: SettingFlags) -> anyhow::Result<()> {
     let settings = settings(common, flags).context("settings")?;
-    telemetry::init();
+    let _log = telemetry::init();
     raise_open_files();
     let mint = Mint::from_system().context("the system has no randomness")?;
     actix_web::rt::System::new().block_on(async {

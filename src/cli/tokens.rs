@@ -127,7 +127,7 @@ pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
                 let credentials = credentials.with_context(|| format!("token get {node}"))?;
                 output::object(common.output, &credentials)
             }
-            _ => get_many(common, &session, nodes, all, &project).context("token get"),
+            _ => get_many(common, &session, &nodes, all, &project).context("token get"),
         },
         Token::Show { system_id, project } => {
             let token = session.get(&format!("{}/token", project.node(&session, &system_id)?));
@@ -178,40 +178,50 @@ const BATCH: usize = 5000;
 fn get_many(
     common: &Common,
     session: &Session,
-    mut nodes: Vec<String>,
+    nodes: &[String],
     all: bool,
     project: &InProject,
 ) -> anyhow::Result<()> {
-    if all {
-        let listed = session.list(&project.nodes(session)?, None)?;
-        nodes = listed.iter().filter_map(|n| n["system_id"].as_str().map(str::to_owned)).collect();
-    }
     let path = format!("/v1/{}/tokens", super::segment(&project.name(session)?));
     let mut rows = Vec::new();
     for batch in nodes.chunks(BATCH) {
-        let lines: Vec<String> =
-            batch.iter().map(|id| Value::from(id.as_str()).to_string()).collect();
-        let body = lines.join(
-            "
-",
-        );
-        let headers = [("content-type", "application/x-ndjson")];
-        let answer = session
-            .call(Method::POST, &path, &headers, Some(body.as_bytes()))
-            .map_err(|error| name_missing(error, batch))?;
-        for line in answer.body.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            let row: Value = serde_json::from_slice(line)?;
-            if common.output == output::Format::Json {
-                output::line(&row)?;
-            } else {
-                rows.push(row);
-            }
+        get_batch(common, session, &path, batch, &mut rows)?;
+    }
+    if all {
+        // A fleet is gone through as it is listed, and never held whole.
+        for page in session.pages(&project.nodes(session)?) {
+            let id = |node: &Value| node["system_id"].as_str().map(str::to_owned);
+            let batch: Vec<String> = page?.iter().filter_map(id).collect();
+            get_batch(common, session, &path, &batch, &mut rows)?;
         }
     }
     if common.output == output::Format::Json {
         return Ok(());
     }
     output::list(common.output, &CREDENTIALS, &rows)
+}
+
+/// Prints what it gets, or adds it to `rows` when that has to wait for the rest.
+fn get_batch(
+    common: &Common,
+    session: &Session,
+    path: &str,
+    batch: &[String],
+    rows: &mut Vec<Value>,
+) -> anyhow::Result<()> {
+    let lines: Vec<String> = batch.iter().map(|id| Value::from(id.as_str()).to_string()).collect();
+    let body = lines.join("\n");
+    let headers = [("content-type", "application/x-ndjson")];
+    let answer = session
+        .call(Method::POST, path, &headers, Some(body.as_bytes()))
+        .map_err(|error| name_missing(error, batch))?;
+    let lines = answer.body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    let mut got = lines.map(serde_json::from_slice).collect::<Result<Vec<Value>, _>>()?;
+    if common.output == output::Format::Json {
+        return output::lines(&got);
+    }
+    rows.append(&mut got);
+    Ok(())
 }
 
 /// The server counts lines; a person named nodes.

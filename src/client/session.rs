@@ -129,26 +129,28 @@ impl Session {
     /// As [`Session::call`].
     pub fn list(&self, path: &str, limit: Option<usize>) -> Result<Vec<Value>, ClientError> {
         let mut items = Vec::new();
-        let mut cursor: Option<String> = None;
-        loop {
-            let mark = if path.contains('?') { '&' } else { '?' };
-            let page = match &cursor {
-                None => path.to_owned(),
-                Some(cursor) => format!("{path}{mark}cursor={cursor}"),
-            };
-            let mut answer = self.get(&page)?;
-            if let Some(rows) = answer["items"].as_array_mut() {
-                items.append(rows);
-            }
+        for page in self.pages(path) {
+            items.append(&mut page?);
             if limit.is_some_and(|limit| items.len() >= limit) {
                 items.truncate(limit.unwrap_or_default());
-                return Ok(items);
-            }
-            match answer["next"].as_str() {
-                Some(next) => cursor = Some(next.to_owned()),
-                None => return Ok(items),
+                break;
             }
         }
+        Ok(items)
+    }
+
+    /// The pages of a list, each asked for when it is wanted; the first error is the last.
+    pub fn pages(&self, path: &str) -> impl Iterator<Item = Result<Vec<Value>, ClientError>> {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let mut next = Some(path.to_owned());
+        std::iter::from_fn(move || {
+            let answer = self.get(&next.take()?);
+            Some(answer.map(|mut answer| {
+                let cursor = answer["next"].as_str();
+                next = cursor.map(|cursor| format!("{path}{mark}cursor={cursor}"));
+                answer["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+            }))
+        })
     }
 
     /// Everything that one request can take: redirects, one renewal, retries.

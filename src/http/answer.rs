@@ -1,7 +1,8 @@
 //! What every answer carries, and the one log line of every request.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -13,8 +14,10 @@ use actix_web::{HttpMessage, HttpRequest, ResponseError as _, web};
 use super::Shared;
 use super::error::{HttpError, KeystoneBody, Reason};
 use crate::actions::App;
+use crate::clock::Clock;
 use crate::domain::identity::By;
 use crate::telemetry::RequestLine;
+use crate::telemetry::metrics::Plane;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,6 +30,70 @@ pub struct RequestId(pub String);
 #[must_use]
 pub fn request_id(app: &App) -> String {
     format!("{:016x}", u64::from_be_bytes(app.mint.bytes()))
+}
+
+/// Why bytes on a connection did not become a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRequest {
+    NotHttp,
+    TooLong,
+    Late,
+}
+
+/// The whole answer to bytes that are no request, after which their connection is closed; it has
+/// been logged.
+#[must_use]
+pub fn no_request(
+    app: &App,
+    plane: &'static str,
+    vary: &'static str,
+    why: NoRequest,
+    peer: Option<SocketAddr>,
+) -> Vec<u8> {
+    let (status, name, reason) = match why {
+        NoRequest::NotHttp => (400, "Bad Request", "not_http"),
+        NoRequest::TooLong => (431, "Request Header Fields Too Large", "headers_too_long"),
+        NoRequest::Late => (408, "Request Timeout", "headers_too_slow"),
+    };
+    let id = request_id(app);
+    RequestLine {
+        plane,
+        method: "",
+        route: "unmatched",
+        status,
+        bytes: 0,
+        micros: 0,
+        request_id: &id,
+        peer: &peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        who: "",
+        reason,
+    }
+    .write();
+    let mut answer = format!(
+        "HTTP/1.1 {status} {name}\r\ncontent-length: 0\r\nconnection: close\r\nvary: {vary}\r\n\
+         cache-control: no-store\r\nx-request-id: {id}\r\ndate: "
+    )
+    .into_bytes();
+    put_date(&mut answer);
+    answer.extend_from_slice(b"\r\n\r\n");
+    answer
+}
+
+/// Writes what an answer's `Date` says.
+pub fn put_date(out: &mut Vec<u8>) {
+    thread_local! {
+        static WRITTEN: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    // What nodes correct their clocks by is this machine's time, whatever the service's is.
+    let now = Clock::System.now().as_second();
+    WRITTEN.with_borrow_mut(|(second, text)| {
+        if *second != now {
+            let since = Duration::from_secs(u64::try_from(now).unwrap_or_default());
+            *text = httpdate::fmt_http_date(UNIX_EPOCH + since);
+            *second = now;
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
 }
 
 /// Whole microseconds, for a log line.
@@ -149,6 +216,10 @@ pub async fn around(
 
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".into());
     let who = response.request().extensions().get::<By>().map(|by| by.caller.to_string());
+    if let Some(shared) = response.request().app_data::<web::Data<Shared>>() {
+        let (code, took) = (response.status().as_u16(), started.elapsed());
+        shared.app.metrics.request(Plane::Operator, &route, &method, code, took);
+    }
     let reason = response.response().extensions().get::<Reason>().map(|reason| reason.0.clone());
     RequestLine {
         plane: "operator",

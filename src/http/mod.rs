@@ -49,6 +49,7 @@ pub fn operator_plane(config: &mut ServiceConfig) {
         ("/healthz", web::to(observer::healthz)),
         ("/readyz", web::to(observer::readyz)),
         ("/version", web::to(observer::version)),
+        ("/metrics", web::to(observer::metrics)),
     ] {
         let get = guard::Any(guard::Get()).or(guard::Head());
         config.service(resource(path, vec!["GET"], vec![route.guard(get)]));

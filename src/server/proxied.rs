@@ -4,8 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use actix_web::rt::net::TcpStream;
 use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 
 use crate::domain::network::TrustedProxies;
 

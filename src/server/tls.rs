@@ -1,9 +1,9 @@
 //! TLS in front of a listener: a certificate that can be read anew, and handshakes that are bounded
 //! and told of.
 
-use std::fmt::{Debug, Write as _};
+use std::fmt::Write as _;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
@@ -11,22 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use actix_http::body::MessageBody;
-use actix_http::{Protocol, Request, Response};
-use actix_service::{IntoServiceFactory, Service, ServiceFactory};
-use actix_web::dev::{AppConfig, Server};
-use actix_web::rt::net::TcpStream;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{InconsistentKeys, InvalidMessage, ServerConfig};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::stack::{self, Bounds, Opened};
-use super::tune;
 use crate::config::{Settings, TlsFiles};
 use crate::domain::network::TrustedProxies;
 
@@ -122,29 +116,32 @@ impl Tls {
         }
     }
 
-    /// An HTTP server behind this: actix drops the errors of handshakes, and lets 256 of them that
-    /// never end hold up all the others.
-    pub fn serve<F, I, S, B>(
+    /// A connection once its handshake is done, and the address at its other end. Handshakes that
+    /// fail are told of.
+    pub async fn open_connection(
         self: &Arc<Tls>,
-        listener: TcpListener,
-        bounds: Bounds,
-        proxies: TrustedProxies,
-        app: F,
-    ) -> io::Result<Server>
-    where
-        F: Fn() -> I + Send + Clone + 'static,
-        I: IntoServiceFactory<S, Request>,
-        S: ServiceFactory<Request, Config = AppConfig> + 'static,
-        S::Error: Into<actix_web::Error> + 'static,
-        S::InitError: Debug,
-        S::Response: Into<Response<B>> + 'static,
-        S::Service: 'static,
-        <S::Service as Service<Request>>::Future: 'static,
-        B: MessageBody + 'static,
-    {
-        let (tls, proxies) = (self.clone(), Arc::new(proxies));
-        let open = move |stream| handshake(tls.clone(), proxies.clone(), stream);
-        stack::serve(self.plane, listener, bounds, open, app)
+        proxies: &TrustedProxies,
+        mut stream: TcpStream,
+    ) -> Result<(Secured, Option<SocketAddr>), ()> {
+        let peer = super::source(self.plane, proxies, &mut stream, self.header_time).await?;
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let accept = async {
+            // Whoever goes away without a word was looking whether the port is open.
+            if matches!(stream.peek(&mut [0]).await, Ok(0) | Err(_)) {
+                return Ok(None);
+            }
+            TlsAcceptor::from(config).accept(stream).await.map(Some)
+        };
+        match tokio::time::timeout(self.header_time, accept).await {
+            Ok(Ok(Some(stream))) => {
+                let secured = Secured { stream, tls: self.clone(), peer, has_spoken: false };
+                return Ok((secured, peer));
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => self.tell(peer, &reason(&error)),
+            Err(_) => self.tell(peer, "it took too long"),
+        }
+        Err(())
     }
 
     /// Logs a failed handshake, unless a flood of them has been logged enough.
@@ -176,7 +173,7 @@ impl Told {
 
 /// A connection whose handshake is done. Many clients look at the certificate's name only now, and
 /// leave without a word, let alone an alert, if it is not theirs: that is told of as well.
-struct Secured {
+pub struct Secured {
     stream: TlsStream<TcpStream>,
     tls: Arc<Tls>,
     peer: Option<SocketAddr>,
@@ -222,33 +219,6 @@ impl Drop for Secured {
             self.tls.tell(self.peer, reason);
         }
     }
-}
-
-async fn handshake(
-    tls: Arc<Tls>,
-    proxies: Arc<TrustedProxies>,
-    mut stream: TcpStream,
-) -> Opened<Secured> {
-    tune(&stream);
-    let peer = super::source(tls.plane, &proxies, &mut stream, tls.header_time).await?;
-    let config = tls.config.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let accept = async {
-        // Whoever goes away without a word was looking whether the port is open.
-        if matches!(stream.peek(&mut [0]).await, Ok(0) | Err(_)) {
-            return Ok(None);
-        }
-        TlsAcceptor::from(config).accept(stream).await.map(Some)
-    };
-    match tokio::time::timeout(tls.header_time, accept).await {
-        Ok(Ok(Some(stream))) => {
-            let secured = Secured { stream, tls, peer, has_spoken: false };
-            return Ok((secured, Protocol::Http1, peer));
-        }
-        Ok(Ok(None)) => {}
-        Ok(Err(error)) => tls.tell(peer, &reason(&error)),
-        Err(_) => tls.tell(peer, "it took too long"),
-    }
-    Err(())
 }
 
 fn reason(error: &io::Error) -> String {

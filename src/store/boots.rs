@@ -271,13 +271,8 @@ pub struct Stuck {
     pub fold: Fold,
 }
 
-macro_rules! stuck {
-    ($before:expr) => {
-        boots::table
-            .filter(boots::state.eq_any(["claimed", "contacted", "booting", "failed"]))
-            .filter(boots::since.le(Micros::from($before)))
-    };
-}
+/// Where a node may be stuck.
+const UNSETTLED: [&str; 4] = ["claimed", "contacted", "booting", "failed"];
 
 /// Nodes that are on their way, or failed, and have been where they are since `before` or earlier.
 pub fn list_stuck(
@@ -286,13 +281,22 @@ pub fn list_stuck(
     after: &str,
     limit: i64,
 ) -> QueryResult<Vec<Stuck>> {
-    let rows: Vec<(String, String, String, String)> = stuck!(before)
-        .inner_join(nodes_table::table.inner_join(projects::table))
-        .filter(boots::system_id.gt(after))
-        .order(boots::system_id)
-        .limit(limit)
-        .select((boots::system_id, nodes_table::hostname, projects::name, boots::fold))
-        .load(conn)?;
+    let mut rows: Vec<(String, String, String, String)> = Vec::new();
+    // State by state, since a page of each is a range of the index and a page of all is not.
+    for state in UNSETTLED {
+        let page: Vec<(String, String, String, String)> = boots::table
+            .inner_join(nodes_table::table.inner_join(projects::table))
+            .filter(boots::state.eq(state))
+            .filter(boots::since.le(Micros::from(before)))
+            .filter(boots::system_id.gt(after))
+            .order(boots::system_id)
+            .limit(limit)
+            .select((boots::system_id, nodes_table::hostname, projects::name, boots::fold))
+            .load(conn)?;
+        rows.extend(page);
+    }
+    rows.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(rows
         .into_iter()
         .map(|(system_id, hostname, project, fold)| Stuck {
@@ -302,6 +306,14 @@ pub fn list_stuck(
             fold: read(&fold),
         })
         .collect())
+}
+
+macro_rules! stuck {
+    ($before:expr) => {
+        boots::table
+            .filter(boots::state.eq_any(UNSETTLED))
+            .filter(boots::since.le(Micros::from($before)))
+    };
 }
 
 /// How many of them there are in each state and stage, those whose deadline has passed as failed.

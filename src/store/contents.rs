@@ -1,11 +1,12 @@
 //! User-data and vendor-data: every version, the bytes stored once each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Binary, Text};
 use jiff::Timestamp;
 
+use super::bulk::{self, ContentRow};
 use super::columns::Micros;
 use super::schema::{blobs as blobs_table, contents};
 use super::{DbConnection, Tx, blobs};
@@ -46,6 +47,22 @@ pub fn find_newest(
         .first(conn)
         .optional()?;
     Ok(row.map(version))
+}
+
+/// The digests of the newest versions of these nodes, by system id; none for a cleared one.
+pub fn find_newest_digests(
+    conn: &mut DbConnection,
+    system_ids: &[&str],
+    kind: ContentKind,
+) -> QueryResult<HashMap<String, Option<Vec<u8>>>> {
+    let versions = contents::table
+        .filter(contents::system_id.eq_any(system_ids))
+        .filter(contents::kind.eq(kind.as_str()))
+        .order(contents::version)
+        .select((contents::system_id, contents::sha256))
+        .load(conn)?;
+    // Of each node the last one stays.
+    Ok(versions.into_iter().collect())
 }
 
 /// The bytes of the newest version and their SHA-256; `None` when there is none or it was cleared.
@@ -183,4 +200,49 @@ pub fn append(
         ))
         .execute(tx.conn)
         .map(drop)
+}
+
+/// The first version of a content of a node that was just added.
+pub struct First<'c> {
+    pub system_id: &'c str,
+    pub kind: ContentKind,
+    pub bytes: &'c [u8],
+    pub sha256: &'c [u8; 32],
+}
+
+/// Adds first versions; what many of them share is kept once.
+pub fn append_first(tx: &mut Tx, firsts: &[First]) -> QueryResult<()> {
+    // In the order of their digests, so that two who keep the same bytes wait in no ring.
+    let distinct: BTreeMap<&[u8; 32], &[u8]> =
+        firsts.iter().map(|first| (first.sha256, first.bytes)).collect();
+    for (sha256, bytes) in distinct {
+        blobs::insert(tx, bytes, sha256)?;
+    }
+    let now = Micros::from(tx.now);
+    let size = |first: &First| i64::try_from(first.bytes.len()).unwrap_or(i64::MAX);
+    match tx.conn {
+        DbConnection::Postgres(_) if firsts.is_empty() => Ok(()),
+        DbConnection::Postgres(conn) => {
+            let rows = firsts.iter().map(|first| ContentRow {
+                system_id: first.system_id,
+                kind: first.kind.as_str(),
+                sha256: first.sha256,
+                size: size(first),
+            });
+            bulk::insert_contents(conn, &rows.collect::<Vec<_>>(), now)
+        }
+        DbConnection::Sqlite(conn) => firsts.iter().try_for_each(|first| {
+            diesel::insert_into(contents::table)
+                .values((
+                    contents::system_id.eq(first.system_id),
+                    contents::kind.eq(first.kind.as_str()),
+                    contents::version.eq(1),
+                    contents::sha256.eq(Some(first.sha256.as_slice())),
+                    contents::size.eq(size(first)),
+                    contents::created_at.eq(now),
+                ))
+                .execute(conn)
+                .map(drop)
+        }),
+    }
 }

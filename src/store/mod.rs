@@ -3,10 +3,13 @@
 pub mod audit;
 pub mod blobs;
 pub mod boots;
+mod bulk;
+pub mod census;
 pub mod changes;
 pub mod claims;
 pub mod columns;
 pub mod contents;
+pub mod counts;
 pub mod events;
 mod fixed;
 pub mod grants;
@@ -15,6 +18,8 @@ pub mod migrations;
 pub mod nodes;
 pub mod nonces;
 pub mod operator_tokens;
+#[cfg(test)]
+mod plans;
 pub mod pool;
 pub mod projects;
 pub mod schema;
@@ -32,6 +37,7 @@ use r2d2::ManageConnection as _;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use counts::{Counts, Door, Work, Working};
 
 pub use pool::{DatabaseUrl, DbConnection};
 
@@ -81,6 +87,7 @@ pub struct Db {
     clock: Clock,
     /// Run after a commit that logged changes, before anybody is told of it.
     after_changes: Arc<OnceLock<AfterChanges>>,
+    counts: Arc<Counts>,
     /// The connection of the one writer. On `SQLite` all writes take it: what it has read of the
     /// file stays good, since nobody else writes.
     kept: Arc<Mutex<Option<pool::Pooled>>>,
@@ -96,6 +103,7 @@ impl Db {
     /// When no connection can be made.
     pub fn open(url: &DatabaseUrl, clock: Clock, connections: u32) -> Result<Db, DbError> {
         let manager = pool::Manager::new(url.clone());
+        let counts = manager.counts.clone();
         // The reason comes from the backend itself, not from a pool that gave up waiting.
         manager.open().map_err(|e| DbError::NoConnection(e.to_string()))?;
         let pool = r2d2::Pool::builder()
@@ -109,7 +117,7 @@ impl Db {
         let is_sqlite = matches!(url, DatabaseUrl::Sqlite(_));
         let turns = Arc::new(Semaphore::new(if is_sqlite { 1 } else { connections as usize }));
         let (after_changes, kept) = (Arc::default(), Arc::default());
-        Ok(Db { pool, manager, turns, clock, after_changes, kept, is_sqlite })
+        Ok(Db { pool, manager, turns, clock, counts, after_changes, kept, is_sqlite })
     }
 
     /// What is to be done after each commit that logged changes; said once, at the start.
@@ -127,23 +135,24 @@ impl Db {
         T: Send + 'static,
     {
         let db = self.clone();
+        let work = Work::of_this_task(Door::Read);
         tokio::task::spawn_blocking(move || {
-            db.with_connection(|conn| f(conn).map_err(DbError::from))
+            db.with_connection(work, |conn| f(conn).map_err(DbError::from))
         })
         .await
         .map_err(|_| DbError::Ended)?
     }
 
-    /// The same on behalf of a node's read, before its answer.
+    /// [`Db::read`] on behalf of a node's read that is not answered yet, and counted as such.
     ///
     /// # Errors
-    /// When there is no connection, or `f` failed.
+    /// As there.
     pub async fn read_for_node<T, F>(&self, f: F) -> Result<T, DbError>
     where
         F: FnOnce(&mut DbConnection) -> QueryResult<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.read(f).await
+        counts::for_node_read(self.read(f)).await
     }
 
     /// A connection beside the pool, for whoever keeps one.
@@ -187,19 +196,26 @@ impl Db {
         T: Send + 'static,
     {
         let turn = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err((DbError::Busy.into(), Left::Unreached)) };
+        let Ok(Ok(turn)) = turn else {
+            self.counts.failed();
+            return Err((DbError::Busy.into(), Left::Unreached));
+        };
         let db = self.clone();
+        let work = Work::of_this_task(Door::Write);
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let started = std::time::Instant::now();
             let write = |conn: &mut DbConnection| {
+                Counts::forget_changes();
                 let (done, has_logged) = transaction(conn, db.clock.now(), f)?;
+                db.counts.keep_changes();
                 if has_logged && let Some(forget) = db.after_changes.get() {
                     forget(conn);
                 }
                 Ok(done)
             };
-            let result = if on_kept { db.with_kept(write) } else { db.with_pooled(write) };
+            let result =
+                if on_kept { db.with_kept(work, write) } else { db.with_pooled(work, write) };
             tracing::debug!(
                 write = name,
                 micros = started.elapsed().as_micros(),
@@ -218,23 +234,41 @@ impl Db {
         self.read(meta::ping).await
     }
 
+    /// What the store has counted since it was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Connections that are open and idle, and those in use.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32) {
+        let state = self.pool.state();
+        (state.idle_connections, state.connections.saturating_sub(state.idle_connections))
+    }
+
     fn with_connection<T>(
         &self,
+        work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
-        self.with_pooled(|conn| f(conn).map_err(|e| (e, Left::Nothing))).map_err(|(error, _)| error)
+        let done = self.with_pooled(work, |conn| f(conn).map_err(|e| (e, Left::Nothing)));
+        done.map_err(|(error, _)| error)
     }
 
     fn with_pooled<T, E: From<DbError>>(
         &self,
+        work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, (E, Left)>,
     ) -> Result<T, (E, Left)> {
         let mut pooled = self.pool.get().map_err(|e| self.unreached(&e))?;
+        let _working = Working::on(work);
         f(&mut pooled.conn).map_err(|failed| self.look_after(&mut pooled, failed))
     }
 
     fn with_kept<T, E: From<DbError>>(
         &self,
+        work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, (E, Left)>,
     ) -> Result<T, (E, Left)> {
         // A panic may leave a transaction open: then the connection has broken.
@@ -245,6 +279,7 @@ impl Db {
             Some(pooled) => pooled,
             None => self.manager.connect().map_err(|e| self.unreached(&e))?,
         };
+        let _working = Working::on(work);
         let done = f(&mut pooled.conn).map_err(|failed| self.look_after(&mut pooled, failed));
         *kept = Some(pooled);
         done
@@ -265,6 +300,7 @@ impl Db {
     }
 
     fn unreached<E: From<DbError>>(&self, error: &impl std::fmt::Display) -> (E, Left) {
+        self.counts.failed();
         let left = if self.is_sqlite { Left::Nothing } else { Left::Unreached };
         (DbError::NoConnection(error.to_string()).into(), left)
     }

@@ -4,6 +4,7 @@ use diesel::prelude::*;
 use diesel::result::OptionalEmptyChangesetExtension;
 use jiff::Timestamp;
 
+use super::bulk::{self, NodeRow};
 use super::columns::{Id, Micros};
 use super::schema::{boots, node_keys, node_labels, nodes, projects};
 use super::{DbConnection, Tx};
@@ -34,19 +35,25 @@ macro_rules! rows {
                     .on(node_keys::system_id.eq(nodes::system_id).and(node_keys::state.eq("live"))),
             )
             .left_join(boots::table)
-            .select((
-                nodes::system_id,
-                nodes::hostname,
-                nodes::macs,
-                nodes::ssh_keys,
-                nodes::labels,
-                nodes::netboot,
-                nodes::reprovisions,
-                nodes::created_at,
-                projects::name,
-                node_keys::token_id.nullable(),
-                (boots::state, boots::fails_at).nullable(),
-            ))
+            .select(columns!())
+    };
+}
+
+macro_rules! columns {
+    () => {
+        (
+            nodes::system_id,
+            nodes::hostname,
+            nodes::macs,
+            nodes::ssh_keys,
+            nodes::labels,
+            nodes::netboot,
+            nodes::reprovisions,
+            nodes::created_at,
+            projects::name,
+            node_keys::token_id.nullable(),
+            (boots::state, boots::fails_at).nullable(),
+        )
     };
 }
 
@@ -117,20 +124,37 @@ pub fn find(
         .transpose()
 }
 
-/// The node of this hostname, however its letters are written.
-pub fn find_by_hostname(
+/// Those of these nodes that are in the project, in any order.
+pub fn find_many(
     conn: &mut DbConnection,
     project: Id,
-    hostname: &Hostname,
+    system_ids: &[&str],
     now: Timestamp,
-) -> QueryResult<Option<Node>> {
+) -> QueryResult<Vec<Node>> {
+    // Here and below the project is looked at afterwards: PostgreSQL, with a plan from when there
+    // were few nodes, would go through all of the project's to find these.
+    let rows: Vec<(Id, Row)> = rows!()
+        .filter(nodes::system_id.eq_any(system_ids))
+        .select((nodes::project_id, columns!()))
+        .load(conn)?;
+    let mine = rows.into_iter().filter(|(of, _)| *of == project);
+    mine.map(|(_, row)| node(row, now)).collect()
+}
+
+/// The nodes of these hostnames, which are folded, in any order.
+pub fn find_by_hostnames(
+    conn: &mut DbConnection,
+    project: Id,
+    hostnames: &[String],
+    now: Timestamp,
+) -> QueryResult<Vec<Node>> {
     rows!()
-        .filter(nodes::hostname_folded.eq(hostname.folded()))
+        .filter(nodes::hostname_folded.eq_any(hostnames))
         .filter(nodes::project_id.eq(project))
-        .first::<Row>(conn)
-        .optional()?
+        .load::<Row>(conn)?
+        .into_iter()
         .map(|row| node(row, now))
-        .transpose()
+        .collect()
 }
 
 /// What policy knows of a node beside its project.
@@ -176,7 +200,18 @@ pub struct Filter {
     pub state: Option<BootState>,
 }
 
-/// Nodes of a project by system id; `after` is the last one of the page before.
+impl Filter {
+    fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.state.is_none()
+    }
+}
+
+/// Keys that one look goes through, however few of the nodes are asked for: a page takes no longer
+/// in a larger fleet.
+const KEYS: i64 = 10_000;
+
+/// Nodes of a project by system id, and where to go on from when the look did not reach the end;
+/// `after` is where the one before came to.
 pub fn list(
     conn: &mut DbConnection,
     project: Id,
@@ -184,62 +219,228 @@ pub fn list(
     after: &str,
     limit: i64,
     now: Timestamp,
-) -> QueryResult<Vec<Node>> {
-    let mut query = rows!()
-        .filter(nodes::project_id.eq(project))
-        .filter(nodes::system_id.gt(after))
-        .order(nodes::system_id)
-        .limit(limit)
-        .into_boxed();
-    for (name, value) in &filter.labels {
-        let labelled = node_labels::table
-            .filter(node_labels::name.eq(name).and(node_labels::value.eq(value)))
-            .select(node_labels::system_id);
-        query = query.filter(nodes::system_id.eq_any(labelled));
-    }
-    let late =
-        boots::fails_at.is_not_null().and(boots::fails_at.le(Micros::from(now)).assume_not_null());
-    let unmoved = boots::state.is_null().or(boots::state.eq("issued").assume_not_null());
-    query = match filter.state {
-        None => query,
-        Some(BootState::New) => query.filter(node_keys::token_id.is_null()).filter(unmoved),
-        Some(BootState::Issued) => query.filter(node_keys::token_id.is_not_null()).filter(unmoved),
-        Some(BootState::Failed) => {
-            query.filter(boots::state.eq("failed").assume_not_null().or(late))
-        }
-        Some(state) => query
-            .filter(boots::state.eq(state.as_str()).assume_not_null())
-            .filter(diesel::dsl::not(late)),
-    };
-    query.load::<Row>(conn)?.into_iter().map(|row| node(row, now)).collect()
-}
-
-/// Those of these nodes that are in the project.
-pub fn list_known(
-    conn: &mut DbConnection,
-    project: Id,
-    system_ids: &[String],
-) -> QueryResult<Vec<String>> {
-    nodes::table
-        .filter(nodes::project_id.eq(project))
-        .filter(nodes::system_id.eq_any(system_ids))
-        .select(nodes::system_id)
-        .load(conn)
-}
-
-/// The same, and holds their rows until the transaction ends, so that two changes to one node
-/// take turns. On `SQLite` the writer has the whole database already.
-pub fn lock(tx: &mut Tx, project: Id, system_ids: &[String]) -> QueryResult<Vec<String>> {
-    match tx.conn {
-        DbConnection::Sqlite(_) => list_known(tx.conn, project, system_ids),
-        DbConnection::Postgres(conn) => nodes::table
+) -> QueryResult<(Vec<Node>, Option<String>)> {
+    if filter.is_empty() {
+        let rows: Vec<Row> = rows!()
             .filter(nodes::project_id.eq(project))
-            .filter(nodes::system_id.eq_any(system_ids))
+            .filter(nodes::system_id.gt(after))
             .order(nodes::system_id)
-            .select(nodes::system_id)
-            .for_no_key_update()
-            .load(conn),
+            .limit(limit)
+            .load(conn)?;
+        let listed = rows.into_iter().map(|row| node(row, now)).collect::<QueryResult<_>>()?;
+        return Ok((listed, None));
     }
+    let place = Place { project, after, limit, now };
+    let found = match (filter.labels.as_slice(), filter.state) {
+        ([first, more @ ..], state) => list_labelled(conn, &place, first, more, state)?,
+        ([], None | Some(BootState::New | BootState::Issued)) => {
+            list_untouched(conn, &place, filter.state)?
+        }
+        ([], Some(BootState::Failed)) => {
+            let failed = list_in_state(conn, &place, BootState::Failed)?;
+            failed.merge(list_late(conn, &place)?, limit)
+        }
+        ([], Some(state)) => list_in_state(conn, &place, state)?,
+    };
+    let ids: Vec<&str> = found.ids.iter().map(String::as_str).collect();
+    let mut listed = find_many(conn, project, &ids, now)?;
+    // Some may have gone on since the look.
+    listed.retain(|node| filter.state.is_none_or(|state| node.boot_state == state));
+    listed.sort_unstable_by(|a, b| a.system_id.cmp(&b.system_id));
+    let is_full = i64::try_from(found.ids.len()).is_ok_and(|found| found >= limit);
+    let last = if is_full { found.ids.last().cloned() } else { found.until };
+    Ok((listed, last))
+}
+
+/// Which page is asked for.
+struct Place<'p> {
+    project: Id,
+    after: &'p str,
+    limit: i64,
+    now: Timestamp,
+}
+
+/// What a look at a stretch of keys found, and the last of them; none when it was the last.
+struct Found {
+    ids: Vec<String>,
+    until: Option<String>,
+}
+
+impl Found {
+    /// Both together, as far as both have looked.
+    fn merge(self, other: Found, limit: i64) -> Found {
+        let until = match (self.until, other.until) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let mut ids = [self.ids, other.ids].concat();
+        ids.retain(|id| until.as_ref().is_none_or(|until| id <= until));
+        ids.sort_unstable();
+        ids.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Found { ids, until }
+    }
+}
+
+/// Behind every system id, which are letters, digits, '.', '_' and '-'.
+const LAST: &str = "~";
+
+/// The last of the next keys of a query that is in their order.
+macro_rules! find_end {
+    ($conn:expr, $keys:expr) => {
+        $keys.offset(KEYS - 1).limit(1).first::<String>($conn).optional()
+    };
+}
+
+macro_rules! is_late {
+    ($now:expr) => {
+        boots::fails_at.is_not_null().and(boots::fails_at.le(Micros::from($now)).assume_not_null())
+    };
+}
+
+/// Narrows a query over nodes, their live tokens and their boots to a state.
+macro_rules! in_state {
+    ($query:expr, $state:expr, $now:expr) => {{
+        let late = is_late!($now);
+        let unmoved = boots::state.is_null().or(boots::state.eq("issued").assume_not_null());
+        match $state {
+            None => $query,
+            Some(BootState::New) => $query.filter(node_keys::token_id.is_null()).filter(unmoved),
+            Some(BootState::Issued) => {
+                $query.filter(node_keys::token_id.is_not_null()).filter(unmoved)
+            }
+            Some(BootState::Failed) => {
+                $query.filter(boots::state.eq("failed").assume_not_null().or(late))
+            }
+            Some(state) => $query
+                .filter(boots::state.eq(state.as_str()).assume_not_null())
+                .filter(diesel::dsl::not(late)),
+        }
+    }};
+}
+
+macro_rules! with_token_and_boot {
+    ($nodes:expr) => {
+        $nodes
+            .left_join(
+                node_keys::table
+                    .on(node_keys::system_id.eq(nodes::system_id).and(node_keys::state.eq("live"))),
+            )
+            .left_join(boots::table.on(boots::system_id.eq(nodes::system_id)))
+    };
+}
+
+/// Those of the next nodes that nothing has been heard of.
+fn list_untouched(
+    conn: &mut DbConnection,
+    place: &Place,
+    state: Option<BootState>,
+) -> QueryResult<Found> {
+    let mine = nodes::table
+        .filter(nodes::project_id.eq(place.project))
+        .filter(nodes::system_id.gt(place.after))
+        .order(nodes::system_id)
+        .select(nodes::system_id);
+    let until = find_end!(conn, mine)?;
+    let query = with_token_and_boot!(nodes::table)
+        .filter(nodes::project_id.eq(place.project))
+        .filter(nodes::system_id.gt(place.after))
+        .filter(nodes::system_id.le(until.as_deref().unwrap_or(LAST)))
+        .order(nodes::system_id)
+        .limit(place.limit)
+        .select(nodes::system_id)
+        .into_boxed();
+    let ids = in_state!(query, state, place.now).load(conn)?;
+    Ok(Found { ids, until })
+}
+
+/// Those of the next nodes with one label that are what else is asked for.
+fn list_labelled(
+    conn: &mut DbConnection,
+    place: &Place,
+    (name, value): &(String, String),
+    more: &[(String, String)],
+    state: Option<BootState>,
+) -> QueryResult<Found> {
+    let labelled = node_labels::table
+        .filter(node_labels::name.eq(name))
+        .filter(node_labels::value.eq(value))
+        .filter(node_labels::system_id.gt(place.after))
+        .order(node_labels::system_id)
+        .select(node_labels::system_id);
+    let until = find_end!(conn, labelled)?;
+    let joined =
+        node_labels::table.inner_join(nodes::table.on(nodes::system_id.eq(node_labels::system_id)));
+    let mut query = with_token_and_boot!(joined)
+        .filter(node_labels::name.eq(name))
+        .filter(node_labels::value.eq(value))
+        .filter(node_labels::system_id.gt(place.after))
+        .filter(node_labels::system_id.le(until.as_deref().unwrap_or(LAST)))
+        .filter(nodes::project_id.eq(place.project))
+        .order(node_labels::system_id)
+        .limit(place.limit)
+        .select(node_labels::system_id)
+        .into_boxed();
+    let other = diesel::alias!(node_labels as other);
+    for (name, value) in more {
+        let too = other
+            .filter(other.field(node_labels::system_id).eq(nodes::system_id))
+            .filter(other.field(node_labels::name).eq(name))
+            .filter(other.field(node_labels::value).eq(value));
+        query = query.filter(diesel::dsl::exists(too));
+    }
+    let ids = in_state!(query, state, place.now).load(conn)?;
+    Ok(Found { ids, until })
+}
+
+macro_rules! boots_of {
+    ($place:expr, $boots:expr, $until:expr) => {
+        $boots
+            .inner_join(nodes::table)
+            .filter(boots::system_id.gt($place.after))
+            .filter(boots::system_id.le($until))
+            .filter(nodes::project_id.eq($place.project))
+            .order(boots::system_id)
+            .limit($place.limit)
+            .select(boots::system_id)
+    };
+}
+
+/// Those of the next nodes in a state whose deadline has not passed.
+fn list_in_state(conn: &mut DbConnection, place: &Place, state: BootState) -> QueryResult<Found> {
+    let in_state = boots::table.filter(boots::state.eq(state.as_str()));
+    let keys = in_state.filter(boots::system_id.gt(place.after)).order(boots::system_id);
+    let until = find_end!(conn, keys.select(boots::system_id))?;
+    let ids = boots_of!(place, in_state, until.as_deref().unwrap_or(LAST))
+        .filter(diesel::dsl::not(is_late!(place.now)))
+        .load(conn)?;
+    Ok(Found { ids, until })
+}
+
+/// Those of the next nodes with a deadline that have missed it.
+fn list_late(conn: &mut DbConnection, place: &Place) -> QueryResult<Found> {
+    let waiting = boots::table.filter(boots::fails_at.is_not_null());
+    let keys = waiting.filter(boots::system_id.gt(place.after)).order(boots::system_id);
+    let until = find_end!(conn, keys.select(boots::system_id))?;
+    let ids = boots_of!(place, waiting, until.as_deref().unwrap_or(LAST))
+        .filter(boots::fails_at.le(Micros::from(place.now)).assume_not_null())
+        .load(conn)?;
+    Ok(Found { ids, until })
+}
+
+/// Those of these nodes that are in the project, and holds their rows until the transaction ends,
+/// so that two changes to one node take turns. On `SQLite` the writer has the whole database
+/// already.
+pub fn lock(tx: &mut Tx, project: Id, system_ids: &[String]) -> QueryResult<Vec<String>> {
+    let named = nodes::table
+        .filter(nodes::system_id.eq_any(system_ids))
+        .order(nodes::system_id)
+        .select((nodes::system_id, nodes::project_id));
+    let known: Vec<(String, Id)> = match tx.conn {
+        DbConnection::Sqlite(conn) => named.load(conn)?,
+        DbConnection::Postgres(conn) => named.for_no_key_update().load(conn)?,
+    };
+    let mine = known.into_iter().filter(|(_, of)| *of == project);
+    Ok(mine.map(|(system_id, _)| system_id).collect())
 }
 
 /// Holds the rows of these nodes, in one order, until the transaction ends. On `SQLite` the writer
@@ -273,36 +474,73 @@ pub fn update_netboot(tx: &mut Tx, system_id: &str, netboot: bool) -> QueryResul
         .map(drop)
 }
 
-/// A unique violation means that the system id, or the hostname in this project, is taken.
-pub fn insert(tx: &mut Tx, project: Id, system_id: &SystemId, new: &NewNode) -> QueryResult<()> {
-    diesel::insert_into(nodes::table)
-        .values((
-            nodes::system_id.eq(system_id.as_str()),
-            nodes::project_id.eq(project),
-            nodes::hostname.eq(new.hostname.as_str()),
-            nodes::hostname_folded.eq(new.hostname.folded()),
-            nodes::macs.eq(text(&new.macs)?),
-            nodes::ssh_keys.eq(text(&new.ssh_keys)?),
-            nodes::labels.eq(text(&new.labels)?),
-            nodes::netboot.eq(new.netboot),
-            nodes::reprovisions.eq(0),
-            nodes::created_at.eq(Micros::from(tx.now)),
-        ))
-        .execute(tx.conn)?;
-    insert_labels(tx, system_id.as_str(), &new.labels)
+/// A unique violation means that a system id, or a hostname in this project, is taken.
+pub fn insert(tx: &mut Tx, project: Id, new: &[(&SystemId, &NewNode)]) -> QueryResult<()> {
+    let now = Micros::from(tx.now);
+    let rows = new.iter().map(|(id, new)| columns(id, new)).collect::<QueryResult<Vec<_>>>()?;
+    match tx.conn {
+        DbConnection::Postgres(conn) => bulk::insert_nodes(conn, project, &rows, now)?,
+        DbConnection::Sqlite(conn) => {
+            rows.iter().try_for_each(|row| insert_one(conn, project, row, now))?;
+        }
+    }
+    let labels = new.iter().flat_map(|&(id, new)| {
+        new.labels.iter().map(move |(name, value)| (id.as_str(), name, value))
+    });
+    insert_labels(tx, &labels.collect::<Vec<_>>())
 }
 
-fn insert_labels(tx: &mut Tx, system_id: &str, labels: &Labels) -> QueryResult<()> {
-    for (name, value) in labels.iter() {
-        diesel::insert_into(node_labels::table)
-            .values((
-                node_labels::name.eq(name),
-                node_labels::value.eq(value),
-                node_labels::system_id.eq(system_id),
-            ))
-            .execute(tx.conn)?;
+fn columns<'n>(system_id: &'n SystemId, new: &'n NewNode) -> QueryResult<NodeRow<'n>> {
+    Ok(NodeRow {
+        system_id: system_id.as_str(),
+        hostname: new.hostname.as_str(),
+        hostname_folded: new.hostname.folded(),
+        macs: text(&new.macs)?,
+        ssh_keys: text(&new.ssh_keys)?,
+        labels: text(&new.labels)?,
+        netboot: new.netboot,
+    })
+}
+
+fn insert_one(
+    conn: &mut SqliteConnection,
+    project: Id,
+    row: &NodeRow,
+    now: Micros,
+) -> QueryResult<()> {
+    diesel::insert_into(nodes::table)
+        .values((
+            nodes::system_id.eq(row.system_id),
+            nodes::project_id.eq(project),
+            nodes::hostname.eq(row.hostname),
+            nodes::hostname_folded.eq(&row.hostname_folded),
+            nodes::macs.eq(&row.macs),
+            nodes::ssh_keys.eq(&row.ssh_keys),
+            nodes::labels.eq(&row.labels),
+            nodes::netboot.eq(row.netboot),
+            nodes::reprovisions.eq(0),
+            nodes::created_at.eq(now),
+        ))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Labels as system id, name and value.
+fn insert_labels(tx: &mut Tx, labels: &[(&str, &str, &str)]) -> QueryResult<()> {
+    match tx.conn {
+        DbConnection::Postgres(_) if labels.is_empty() => Ok(()),
+        DbConnection::Postgres(conn) => bulk::insert_labels(conn, labels),
+        DbConnection::Sqlite(conn) => labels.iter().try_for_each(|(system_id, name, value)| {
+            diesel::insert_into(node_labels::table)
+                .values((
+                    node_labels::name.eq(name),
+                    node_labels::value.eq(value),
+                    node_labels::system_id.eq(system_id),
+                ))
+                .execute(conn)
+                .map(drop)
+        }),
     }
-    Ok(())
 }
 
 #[derive(AsChangeset, Default)]
@@ -328,7 +566,9 @@ pub fn update(
     if let Some(labels) = &change.labels {
         diesel::delete(node_labels::table.filter(node_labels::system_id.eq(system_id.as_str())))
             .execute(tx.conn)?;
-        insert_labels(tx, system_id.as_str(), labels)?;
+        let id = system_id.as_str();
+        let rows: Vec<_> = labels.iter().map(|(name, value)| (id, name, value)).collect();
+        insert_labels(tx, &rows)?;
     }
     let changes = Changes {
         project_id: to,

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::{Connection, ConnectionError, PgConnection, SqliteConnection};
 
+use super::counts::{Counting, Counts};
+
 /// Either database behind one type; queries are written once.
 #[derive(diesel::MultiConnection)]
 pub enum DbConnection {
@@ -128,12 +130,14 @@ pub struct Pooled {
 pub struct Manager {
     url: DatabaseUrl,
     era: Arc<AtomicU64>,
+    /// What the connections of this manager do.
+    pub counts: Arc<Counts>,
 }
 
 impl Manager {
     #[must_use]
     pub fn new(url: DatabaseUrl) -> Manager {
-        Manager { url, era: Arc::default() }
+        Manager { url, era: Arc::default(), counts: Arc::default() }
     }
 
     /// The connection was lost, so every other one of its era is taken to be.
@@ -165,8 +169,11 @@ impl Manager {
             DatabaseUrl::Postgres(url) => {
                 let mut conn =
                     PgConnection::establish(&with_timeouts(url)).map_err(|e| without(url, e))?;
+                // Statistics come later than rows: a plan kept from when a table was empty would
+                // read the whole of it once it is full. No query of ours wants that.
                 conn.batch_execute(
-                    "SET statement_timeout = '8s'; SET lock_timeout = '4s'; SET synchronous_commit = on; \
+                    "SET enable_seqscan = off; SET jit = off; \
+                     SET statement_timeout = '8s'; SET lock_timeout = '4s'; SET synchronous_commit = on; \
                      SET idle_in_transaction_session_timeout = '30s'; SET client_min_messages = warning",
                 )
                 .map_err(setup)?;
@@ -206,7 +213,9 @@ impl r2d2::ManageConnection for Manager {
 
     fn connect(&self) -> Result<Pooled, ConnectionError> {
         let opened_in = self.era.load(Ordering::SeqCst);
-        Ok(Pooled { conn: self.open()?, opened_in })
+        let mut conn = self.open()?;
+        conn.set_instrumentation(Counting(self.counts.clone()));
+        Ok(Pooled { conn, opened_in })
     }
 
     fn is_valid(&self, pooled: &mut Pooled) -> Result<(), ConnectionError> {

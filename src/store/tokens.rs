@@ -6,8 +6,9 @@ use diesel::prelude::*;
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
+use super::counts::{TokenChange, changed};
 use super::schema::{boots, consumers, node_keys, nodes, tokens};
-use super::{DbConnection, Tx, claims};
+use super::{DbConnection, Tx, bulk, claims};
 use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
 use crate::domain::cull::Staleness;
 
@@ -189,13 +190,19 @@ macro_rules! accepted {
         node_keys::table
             .inner_join(nodes::table)
             .inner_join(tokens::table.inner_join(consumers::table))
-            .select((
-                tokens::id,
-                node_keys::system_id,
-                consumers::consumer_key,
-                tokens::token_key,
-                tokens::sealed_secret,
-            ))
+            .select(live_columns!())
+    };
+}
+
+macro_rules! live_columns {
+    () => {
+        (
+            tokens::id,
+            node_keys::system_id,
+            consumers::consumer_key,
+            tokens::token_key,
+            tokens::sealed_secret,
+        )
     };
 }
 
@@ -205,12 +212,13 @@ pub fn find_live(
     project: Id,
     system_ids: &[String],
 ) -> QueryResult<Vec<Live>> {
-    let rows: Vec<LiveRow> = accepted!()
-        .filter(nodes::project_id.eq(project))
+    let rows: Vec<(Id, LiveRow)> = accepted!()
         .filter(node_keys::system_id.eq_any(system_ids))
         .filter(node_keys::state.eq(LIVE))
+        .select((nodes::project_id, live_columns!()))
         .load(conn)?;
-    Ok(rows.into_iter().map(live).collect())
+    let mine = rows.into_iter().filter(|(of, _)| *of == project);
+    Ok(mine.map(|(_, row)| live(row)).collect())
 }
 
 /// A token that is accepted at `now`, live or retiring.
@@ -224,9 +232,19 @@ pub fn find_accepted(conn: &mut DbConnection, id: Id, now: Timestamp) -> QueryRe
     Ok(row.map(live))
 }
 
-/// Makes a live token for a node that has none: a consumer, its token, and the node key.
-/// A unique violation means that the node got one in between.
-pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
+/// Makes live tokens for nodes that have none: a consumer, its token, and the node key each.
+/// A unique violation means that a node got one in between.
+pub fn insert(tx: &mut Tx, made: &[Live]) -> QueryResult<()> {
+    let now = Micros::from(tx.now);
+    match tx.conn {
+        DbConnection::Postgres(conn) => bulk::insert_tokens(conn, NODE_INIT, made, now),
+        DbConnection::Sqlite(conn) => made.iter().try_for_each(|one| insert_one(conn, one, now)),
+    }?;
+    changed(TokenChange::Made, made.len());
+    Ok(())
+}
+
+fn insert_one(conn: &mut SqliteConnection, made: &Live, now: Micros) -> QueryResult<()> {
     let id = made.id;
     diesel::insert_into(consumers::table)
         .values((
@@ -234,23 +252,23 @@ pub fn insert(tx: &mut Tx, made: &Live) -> QueryResult<()> {
             consumers::user_id.eq(NODE_INIT),
             consumers::consumer_key.eq(made.consumer_key.as_str()),
         ))
-        .execute(tx.conn)?;
+        .execute(conn)?;
     diesel::insert_into(tokens::table)
         .values((
             tokens::id.eq(id),
             tokens::token_key.eq(made.token_key.as_str()),
             tokens::sealed_secret.eq(&made.sealed_secret),
             tokens::made_for.eq(&made.system_id),
-            tokens::created_at.eq(Micros::from(tx.now)),
+            tokens::created_at.eq(now),
         ))
-        .execute(tx.conn)?;
+        .execute(conn)?;
     diesel::insert_into(node_keys::table)
         .values((
             node_keys::token_id.eq(id),
             node_keys::system_id.eq(&made.system_id),
             node_keys::state.eq(LIVE),
         ))
-        .execute(tx.conn)
+        .execute(conn)
         .map(drop)
 }
 
@@ -274,6 +292,7 @@ pub fn end(tx: &mut Tx, ids: &[Id], by: EndedBy) -> QueryResult<usize> {
     diesel::update(tokens::table.filter(tokens::id.eq_any(ids)).filter(tokens::ended_at.is_null()))
         .set((tokens::ended_at.eq(Micros::from(tx.now)), tokens::ended_by.eq(by.as_str())))
         .execute(tx.conn)
+        .inspect(|ended| changed(TokenChange::Ended(by), *ended))
 }
 
 /// Keeps a token from being culled until this transaction ends. Says whether it is still accepted.
@@ -303,9 +322,16 @@ pub fn find_retiring(conn: &mut DbConnection, system_id: &str) -> QueryResult<Op
 /// From now on a token is superseded, and accepted until `until`.
 pub fn retire(tx: &mut Tx, id: Id, until: Timestamp) -> QueryResult<usize> {
     tx.has_logged = true;
-    diesel::update(node_keys::table.find(id))
-        .set((node_keys::state.eq(RETIRING), node_keys::retires_at.eq(Micros::from(until))))
-        .execute(tx.conn)
+    let until = Micros::from(until);
+    let superseded = diesel::update(node_keys::table.find(id).filter(node_keys::state.eq(LIVE)))
+        .set((node_keys::state.eq(RETIRING), node_keys::retires_at.eq(until)))
+        .execute(tx.conn)?;
+    changed(TokenChange::Superseded, superseded);
+    if superseded > 0 {
+        return Ok(superseded);
+    }
+    // One that is retiring already gets another deadline.
+    diesel::update(node_keys::table.find(id)).set(node_keys::retires_at.eq(until)).execute(tx.conn)
 }
 
 /// The nodes that use one of these tokens as their live one and still have another retiring.
@@ -382,9 +408,9 @@ fn summary(row: SummaryRow) -> (Id, TokenSummary) {
     (id, summary)
 }
 
-macro_rules! summaries {
+macro_rules! summary_columns {
     () => {
-        tokens::table.left_join(node_keys::table).select((
+        (
             tokens::id,
             tokens::made_for,
             tokens::token_key,
@@ -392,7 +418,13 @@ macro_rules! summaries {
             tokens::created_at,
             tokens::last_used_at,
             tokens::ended_at,
-        ))
+        )
+    };
+}
+
+macro_rules! summaries {
+    () => {
+        tokens::table.left_join(node_keys::table).select(summary_columns!())
     };
 }
 
@@ -421,11 +453,6 @@ pub fn list(
         Some(key) => page.filter(tokens::token_key.eq(key.as_str())).load(conn)?,
     };
     Ok(rows.into_iter().map(summary).collect())
-}
-
-/// How many tokens are live.
-pub fn count_live(conn: &mut DbConnection) -> QueryResult<i64> {
-    node_keys::table.filter(node_keys::state.eq(LIVE)).count().get_result(conn)
 }
 
 /// The instants before which a token is stale, `None` where a rule was not asked for.
@@ -462,31 +489,93 @@ macro_rules! is_stale {
         // Nodes on their way are passed over; one whose deadline has passed has failed.
         let late =
             boots::fails_at.is_not_null().and(boots::fails_at.le($before.now).assume_not_null());
-        let on_their_way = boots::table
+        let on_its_way = boots::table
+            .filter(boots::system_id.nullable().eq(tokens::made_for))
             .filter(boots::state.eq_any(["claimed", "contacted", "booting"]))
-            .filter(diesel::dsl::not(late))
-            .select(boots::system_id);
-        tokens::ended_at.is_null().and(unused.or(tokens::last_used_at.is_not_null().and(idle))).and(
-            tokens::made_for.is_null().or(tokens::made_for.assume_not_null().ne_all(on_their_way)),
-        )
+            .filter(diesel::dsl::not(late));
+        tokens::ended_at
+            .is_null()
+            .and(unused.or(tokens::last_used_at.is_not_null().and(idle)))
+            .and(diesel::dsl::not(diesel::dsl::exists(on_its_way)))
     }};
 }
 
-/// A page of the stale tokens of nodes, in the order they were made.
+/// The tokens that speak for a node, a stretch of them in the order of their keys.
+macro_rules! stretch {
+    ($after:expr, $until:expr) => {
+        node_keys::table
+            .inner_join(tokens::table)
+            .filter(node_keys::token_id.gt($after))
+            .filter(node_keys::token_id.le($until))
+    };
+}
+
+/// Behind every uuid v7.
+const LAST: Id = Id(uuid::Uuid::max());
+
+/// The last of the next `keys` tokens, or none when there are not so many: a look goes through
+/// so many and no more, however few of them it is for.
+fn find_end(conn: &mut DbConnection, after: Id, keys: i64) -> QueryResult<Option<Id>> {
+    node_keys::table
+        .filter(node_keys::token_id.gt(after))
+        .order(node_keys::token_id)
+        .offset(keys - 1)
+        .limit(1)
+        .select(node_keys::token_id)
+        .first(conn)
+        .optional()
+}
+
+/// What a stretch of tokens holds.
+pub struct Counted {
+    pub live: u64,
+    pub stale: u64,
+    /// Where the next stretch begins; none when this was the last.
+    pub last: Option<Id>,
+}
+
+/// How many of the next `keys` tokens are live, and how many stale.
+pub fn count_stale(
+    conn: &mut DbConnection,
+    before: StaleBefore,
+    after: Id,
+    keys: i64,
+) -> QueryResult<Counted> {
+    let last = find_end(conn, after, keys)?;
+    let until = last.unwrap_or(LAST);
+    let live: i64 =
+        stretch!(after, until).filter(node_keys::state.eq(LIVE)).count().get_result(conn)?;
+    let stale: i64 = stretch!(after, until).filter(is_stale!(before)).count().get_result(conn)?;
+    let number = |count| u64::try_from(count).unwrap_or(0);
+    Ok(Counted { live: number(live), stale: number(stale), last })
+}
+
+/// The tokens of a stretch that were asked for, and where the next begins; none when this was the
+/// last.
+pub struct Stretch {
+    pub tokens: Vec<(Id, TokenSummary)>,
+    pub last: Option<Id>,
+}
+
+/// The stale ones of the next `keys` tokens, at most `limit` of them.
 pub fn list_stale(
     conn: &mut DbConnection,
     before: StaleBefore,
     after: Id,
+    keys: i64,
     limit: i64,
-) -> QueryResult<Vec<(Id, TokenSummary)>> {
-    let rows: Vec<SummaryRow> = summaries!()
-        .filter(node_keys::token_id.is_not_null())
-        .filter(tokens::id.gt(after))
+) -> QueryResult<Stretch> {
+    let last = find_end(conn, after, keys)?;
+    let rows: Vec<SummaryRow> = stretch!(after, last.unwrap_or(LAST))
         .filter(is_stale!(before))
-        .order(tokens::id)
+        .order(node_keys::token_id)
         .limit(limit)
+        .select(summary_columns!())
         .load(conn)?;
-    Ok(rows.into_iter().map(summary).collect())
+    let page: Vec<_> = rows.into_iter().map(summary).collect();
+    let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows == limit);
+    let last = if is_full { page.last().map(|(id, _)| *id) } else { last };
+    Ok(Stretch { tokens: page, last })
 }
 
 /// Ends those of these tokens that are still stale now, and says which they were.
@@ -504,7 +593,8 @@ pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Ve
             tokens::ended_at.eq(Micros::from(tx.now)),
             tokens::ended_by.eq(EndedBy::Cull.as_str()),
         ))
-        .execute(tx.conn)?;
+        .execute(tx.conn)
+        .inspect(|culled| changed(TokenChange::Ended(EndedBy::Cull), *culled))?;
     let ended: Vec<Id> = node_keys::table
         .inner_join(tokens::table)
         .filter(node_keys::token_id.eq_any(ids))

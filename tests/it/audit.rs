@@ -404,6 +404,7 @@ fn what_changes_nothing_leaves_no_row() {
         "/v1/audit",
         "/v1/audit/verify",
         "/healthz",
+        "/metrics",
     ] {
         send(Method::GET, path, "", "");
         send(Method::HEAD, path, "", "");

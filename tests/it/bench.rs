@@ -77,3 +77,109 @@ fn a_server_that_is_named_is_not_measured_yet() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("not supported yet"));
     assert!(is_empty(scratch.path()), "nothing is left behind");
 }
+
+/// The database of the bench's own servers: a throwaway one of the kind that the tests run on.
+fn database() -> &'static str {
+    let url = std::env::var("TEST_DATABASE_URL").unwrap_or_default();
+    if url.starts_with("postgres") { "postgres" } else { "sqlite" }
+}
+
+fn storm(scratch: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nodeinit"))
+        .args(["bench", "storm", "--nodes", "8", "--ramp", "1s", "-o", "json"])
+        .args(["--database", database()])
+        .args(more)
+        .env("TMPDIR", scratch)
+        .env("NODEINIT_DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .output()
+        .expect("the binary was built with this test")
+}
+
+#[track_caller]
+fn report(output: &Output) -> Value {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stdout));
+    serde_json::from_slice(&output.stdout).expect("one document")
+}
+
+#[test]
+fn in_a_storm_every_machine_becomes_ready_and_no_read_waits_for_a_write() {
+    let scratch = tempfile::tempdir().unwrap();
+    let report = report(&storm(scratch.path(), &[]));
+    assert_eq!(report["requests"], 8 * (1 + 5 + 79), "{report}");
+    assert_eq!(report["nodes_ready"], 8, "{report}");
+    for name in ["errors", "errors_5xx", "wrongful_401", "nodes_failed", "read_db_writes"] {
+        assert_eq!(report[name], 0, "{name}: {report}");
+    }
+    for name in ["requests_per_s", "p99_ms", "rss_mib", "cpu_us_per_request"] {
+        assert!(report[name].as_f64().is_some_and(|figure| figure > 0.0), "{name}: {report}");
+    }
+    let phases: Vec<&Value> = report["phases"].as_array().unwrap().iter().collect();
+    assert_eq!(phases.len(), 3);
+    for phase in phases {
+        assert!(phase["p999_ms"].as_f64() >= phase["p50_ms"].as_f64(), "{phase}");
+    }
+    assert!(is_empty(scratch.path()), "nothing is left behind");
+}
+
+#[test]
+fn a_server_that_is_killed_in_a_storm_has_kept_what_it_acknowledged() {
+    let scratch = tempfile::tempdir().unwrap();
+    let report = report(&storm(scratch.path(), &["--kill", "--old-clients"]));
+    assert!(report["killed"]["down_ms"].as_f64().is_some_and(|down| down > 0.0), "{report}");
+    let kept = &report["kept"];
+    assert_eq!((&kept["lost"], &kept["twice"]), (&Value::from(0), &Value::from(0)), "{report}");
+    assert!(kept["acknowledged"].as_u64() > Some(0), "{report}");
+    for name in ["wrongful_401", "nodes_failed", "nodes_never_served"] {
+        assert_eq!(report[name], 0, "{name}: {report}");
+    }
+    assert!(is_empty(scratch.path()), "nothing is left behind");
+}
+
+#[test]
+fn a_storm_of_machines_that_sign_with_hmac_passes_where_every_nonce_is_judged() {
+    let scratch = tempfile::tempdir().unwrap();
+    let args = ["--hmac", "--plaintext-replay", "refuse"];
+    let output = storm(scratch.path(), &args);
+    let report = report(&output);
+    assert_eq!(report["signing"], "hmac-sha256");
+    assert_eq!(report["nodes_ready"], 8, "{report}");
+}
+
+#[test]
+fn events_alone_are_posted_kept_alive_or_at_a_rate_on_new_connections() {
+    let scratch = tempfile::tempdir().unwrap();
+    let alone = ["--events-only", "--connections", "4", "--duration", "1s"];
+    let fast = report(&storm(scratch.path(), &alone));
+    assert_eq!((&fast["mode"], &fast["errors"]), (&"kept_alive".into(), &0.into()), "{fast}");
+    assert!(fast["events"].as_u64() > Some(0), "{fast}");
+    let args = [&alone[..], &["--rate", "20", "--new-connections"]].concat();
+    let paced = report(&storm(scratch.path(), &args));
+    assert_eq!((&paced["mode"], &paced["errors"]), (&"new_connection".into(), &0.into()));
+    assert_eq!(paced["events"], 20, "{paced}");
+    assert!(is_empty(scratch.path()), "nothing is left behind");
+}
+
+#[test]
+fn a_storm_over_servers_that_are_up_already_boots_through_the_target() {
+    let home = crate::support::process::Home::new();
+    let server = home.serve();
+    let target = format!("http://{}", server.node);
+    let socket = format!("unix:{}", server.socket.display());
+    let run = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_nodeinit"))
+            .args(["bench", "storm", "--nodes", "5", "--ramp", "1s", "-o", "json", "--outages"])
+            .args(["--server", &socket])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let report = report(&run(&["--target", &target]));
+    assert_eq!(report["nodes_ready"], 5, "{report}");
+    assert_eq!(report["kept"]["acknowledged"], 5 * 79, "{report}");
+    assert_eq!((&report["kept"]["lost"], &report["kept"]["twice"]), (&0.into(), &0.into()));
+    assert!(report["rss_mib"].is_null(), "it is not ours to look at");
+    // Where the machines are to boot is not guessed.
+    assert_eq!(run(&[]).status.code(), Some(2));
+    assert_eq!(run(&["--target", &target, "--kill"]).status.code(), Some(2));
+}

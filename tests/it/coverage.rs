@@ -298,7 +298,7 @@ fn on_the_admin_doors_there_is_no_node_plane() {
 fn the_observers_routes_are_open_and_say_nothing_of_nodes() {
     let server = TestServer::start();
     let node = server.node("n1");
-    for path in ["/healthz", "/readyz", "/version"] {
+    for path in ["/healthz", "/readyz", "/version", "/metrics"] {
         let reply = server.observer().get(path);
         assert_eq!(reply.status, 200, "{path}");
         for secret in [&node.token_secret, &node.token_key, &node.consumer_key, "example.com"] {

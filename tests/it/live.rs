@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use nodeinit::store::{DbConnection, changes};
+use nodeinit::store::{DbConnection, changes as log};
 use serde_json::json;
 
 use crate::support::cable::{Cable, Relay, authority};
@@ -50,10 +50,10 @@ fn patch(operator: &Operator, node: &str, body: &str) -> Reply {
 
 type Change = fn(&Operator, &str);
 
-#[test]
-fn a_change_is_felt_at_once_where_it_was_made_and_within_a_second_elsewhere() {
+/// A node to make, what it reads, what is done to it, and what it reads then.
+fn changes() -> [(&'static str, &'static str, Change, (u16, &'static str)); 11] {
     let refused = (401, "credentials_refused");
-    let changes: [(&str, &str, Change, (u16, &str)); 11] = [
+    [
         (
             "rename",
             "/latest/meta-data/local-hostname",
@@ -150,11 +150,15 @@ fn a_change_is_felt_at_once_where_it_was_made_and_within_a_second_elsewhere() {
             },
             refused,
         ),
-    ];
+    ]
+}
+
+#[test]
+fn a_change_is_felt_at_once_where_it_was_made_and_within_a_second_elsewhere() {
     let pair = Pair::start();
     let operator = pair.first.operator();
     operator.send(Method::POST, "/v2.0/tenants", &JSON, br#"{"tenant": {"name": "elsewhere"}}"#);
-    for (name, path, change, (status, body)) in changes {
+    for (name, path, change, (status, body)) in changes() {
         let node = pair.node(name);
         let there = pair.there(&node);
         for node in [Some(&node), there.as_ref()].into_iter().flatten() {
@@ -218,11 +222,7 @@ fn what_is_changed_past_the_server_is_felt_within_a_second() {
         let node = server.node(name);
         let path = "/latest/meta-data/local-hostname";
         assert_eq!(node.get(path).status, 200);
-        home.database.execute(&if home.database.is_postgres() {
-            sql.to_owned()
-        } else {
-            format!("PRAGMA foreign_keys = ON; {sql}")
-        });
+        home.database.execute(sql);
         let since = Instant::now();
         while node.get(path).brief() != (expected.0, expected.1.to_owned()) {
             assert!(since.elapsed() < Duration::from_secs(1), "{name}: {:?}", node.get(path));
@@ -250,33 +250,33 @@ fn a_change_that_began_first_and_was_committed_last_is_not_hidden() {
     let home = Home::new();
     home.run(&["migrate"]).done();
     let mut reader = rows::open(&home.database);
-    let start = changes::find_end(&mut reader).unwrap();
+    let start = log::find_end(&mut reader).unwrap();
     let (mut slow, mut quick) = (rows::open(&home.database), rows::open(&home.database));
     if !home.database.is_postgres() {
         // There the second would have to wait for the first; in order, each is seen once.
         logged(&mut slow, "slow");
-        let (keys, then) = changes::list_since(&mut reader, &start).unwrap();
+        let (keys, then) = log::list_since(&mut reader, &start).unwrap();
         assert_eq!(keys, ["slow"]);
         logged(&mut quick, "quick");
-        let (keys, then) = changes::list_since(&mut reader, &then).unwrap();
+        let (keys, then) = log::list_since(&mut reader, &then).unwrap();
         assert_eq!(keys, ["quick"]);
-        assert_eq!(changes::list_since(&mut reader, &then).unwrap().0, Vec::<String>::new());
+        assert_eq!(log::list_since(&mut reader, &then).unwrap().0, Vec::<String>::new());
         return;
     }
     run(&mut slow, "BEGIN");
     logged(&mut slow, "slow");
-    let (keys, then) = changes::list_since(&mut reader, &start).unwrap();
+    let (keys, then) = log::list_since(&mut reader, &start).unwrap();
     assert_eq!(keys, Vec::<String>::new());
     // Later in the log, and there before; it waits for nobody.
     logged(&mut quick, "quick");
-    let (keys, then) = changes::list_since(&mut reader, &then).unwrap();
+    let (keys, then) = log::list_since(&mut reader, &then).unwrap();
     assert_eq!(keys, ["quick"]);
-    let (keys, then) = changes::list_since(&mut reader, &then).unwrap();
+    let (keys, then) = log::list_since(&mut reader, &then).unwrap();
     assert_eq!(keys, Vec::<String>::new(), "each is told once");
     run(&mut slow, "COMMIT");
-    let (keys, then) = changes::list_since(&mut reader, &then).unwrap();
+    let (keys, then) = log::list_since(&mut reader, &then).unwrap();
     assert_eq!(keys, ["slow"]);
-    let (keys, _) = changes::list_since(&mut reader, &then).unwrap();
+    let (keys, _) = log::list_since(&mut reader, &then).unwrap();
     assert_eq!(keys, Vec::<String>::new());
 }
 

@@ -471,7 +471,7 @@ fn another_method_on_a_known_path_is_405_and_says_which_there_are() {
             assert_eq!(reply.header("allow"), Some(&*known.join(", ")), "{method} {at}");
         }
     }
-    for path in ["/healthz", "/readyz", "/version"] {
+    for path in ["/healthz", "/readyz", "/version", "/metrics"] {
         let reply = socket::send(&server.socket, "POST", path, &[], b"");
         problems(&reply, 405);
         assert_eq!(reply.header("allow"), Some("GET, HEAD"));

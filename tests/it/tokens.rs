@@ -231,7 +231,7 @@ fn replicas_that_start_at_once_over_an_empty_database_all_come_up() {
     let tokens = hundred_at_once(&refs, "n1");
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     let names = "SELECT string_agg(name, ' ' ORDER BY name) FROM meta";
-    assert_eq!(rows::text(&database, names), "auth-epoch secret-key-check");
+    assert_eq!(rows::text(&database, names), "auth-epoch secret-key-check serves-since");
     assert_eq!(rows::count(&database, "users"), 1);
 }
 
@@ -873,7 +873,7 @@ fn a_secret_leaves_by_get_and_by_preseed_and_no_other_way() {
             assert!(!everything.contains(&node.token_secret), "{path}");
         }
     }
-    for path in ["/healthz", "/readyz", "/version"] {
+    for path in ["/healthz", "/readyz", "/version", "/metrics"] {
         assert!(!server.observer().get(path).text().contains(&node.token_secret));
     }
 }

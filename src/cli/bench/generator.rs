@@ -1,18 +1,22 @@
-//! Load as cloud-init makes it: its requests byte for byte, each with a fresh nonce, every answer
-//! checked.
+//! Reads as cloud-init makes them, each with a fresh nonce, every answer checked: one thread polls
+//! many sockets, so that it is the server that has no more time, and not who asks.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Range;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
+use rustls::ClientConnection;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
+use super::histogram::Histogram;
+use super::sign::{self, Signed};
+use super::tls::Handshake;
+use super::wire::{self, Signer, Signing};
 use crate::clock::Clock;
 use crate::domain::credentials::Mint;
 
@@ -22,22 +26,20 @@ pub const PATH: &str = "/MAAS/metadata/2012-03-01/meta-data/instance-id";
 const SILENCE: Duration = Duration::from_secs(20);
 /// What fails is tried again, but not as fast as it fails.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
+/// Addresses that connections come from: one runs out of ports within a second of closing
+/// connections, which stay in `TIME_WAIT`.
+const SOURCES: usize = 200;
 
-/// A node and what it signs with; a line of the answer to `POST /v1/{project}/tokens`.
-#[derive(Clone, Deserialize)]
-pub struct Signer {
-    pub system_id: String,
-    pub consumer_key: String,
-    pub token_key: String,
-    pub token_secret: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Each connection is used for as long as the load lasts.
     KeptAlive,
     /// As cloud-init does it: keep-alive is asked for, and the connection closed all the same.
     NewConnection,
+    /// A new TLS connection each, with a whole handshake, as cloud-init has it.
+    NewTls,
+    /// A new TLS connection each, that takes the session of the one before up again.
+    ResumedTls,
 }
 
 impl Mode {
@@ -45,6 +47,16 @@ impl Mode {
         match self {
             Mode::KeptAlive => "kept_alive",
             Mode::NewConnection => "new_connection",
+            Mode::NewTls => "new_tls",
+            Mode::ResumedTls => "resumed_tls",
+        }
+    }
+
+    fn handshake(self) -> Option<Handshake> {
+        match self {
+            Mode::KeptAlive | Mode::NewConnection => None,
+            Mode::NewTls => Some(Handshake::Whole),
+            Mode::ResumedTls => Some(Handshake::Resumed),
         }
     }
 }
@@ -52,62 +64,47 @@ impl Mode {
 /// A server, what it is asked and what it has to answer.
 pub struct Target {
     address: SocketAddr,
-    /// A request up to its nonce.
-    head: String,
     asks: Vec<Ask>,
+    status: &'static str,
     /// The node that is next, whichever connection asks.
     turn: AtomicUsize,
 }
 
 struct Ask {
-    /// A request from behind its timestamp.
-    tail: String,
-    answer: String,
+    signed: Signed,
+    answer: Vec<u8>,
 }
 
 impl Target {
     /// A server that has to answer every one of `signers` what `answer` says.
     pub fn new(
         address: SocketAddr,
+        scheme: &str,
         signers: &[Signer],
+        signing: Signing,
         answer: impl Fn(&Signer) -> String,
     ) -> Target {
-        // Header names, order and values as captured from cloud-init 22.4.2 to 26.2.
-        let head = format!(
-            "GET {PATH} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: Cloud-Init/25.1.4\r\n\
-             Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\
-             Authorization: OAuth oauth_nonce=\""
-        );
+        let host = address.to_string();
         let asks = signers
             .iter()
             .map(|signer| Ask {
-                // Keys and secrets are letters and digits: nothing in them needs escaping.
-                tail: format!(
-                    "\", oauth_version=\"1.0\", oauth_signature_method=\"PLAINTEXT\", \
-                     oauth_consumer_key=\"{}\", oauth_token=\"{}\", \
-                     oauth_signature=\"%26{}\"\r\n\r\n",
-                    signer.consumer_key, signer.token_key, signer.token_secret
-                ),
-                answer: answer(signer),
+                signed: Signed::new(scheme, &host, PATH, signer, signing),
+                answer: answer(signer).into_bytes(),
             })
             .collect();
-        Target { address, head, asks, turn: AtomicUsize::new(0) }
+        Target { address, asks, status: "HTTP/1.1 200", turn: AtomicUsize::new(0) }
     }
 
-    /// Writes the next node's request into `request`, and says what it has to be answered.
-    fn next(&self, mint: &Mint, request: &mut Vec<u8>) -> &str {
-        use std::io::Write as _;
-        let ask = &self.asks[self.turn.fetch_add(1, Ordering::Relaxed) % self.asks.len()];
-        let timestamp = Clock::System.now().as_second();
-        let random = u64::from_ne_bytes(mint.bytes());
-        request.clear();
-        // Writing to memory cannot fail. A nonce is `str(getrandbits(64)) + str(timestamp)`.
-        let _ = write!(
-            request,
-            "{}{random}{timestamp}\", oauth_timestamp=\"{timestamp}{}",
-            self.head, ask.tail
-        );
-        &ask.answer
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn len(&self) -> usize {
+        self.asks.len()
+    }
+
+    fn next(&self) -> &Ask {
+        &self.asks[self.turn.fetch_add(1, Ordering::Relaxed) % self.asks.len()]
     }
 }
 
@@ -118,20 +115,24 @@ pub struct Load {
     pub duration: Duration,
     /// Threads that make the load.
     pub threads: usize,
+    /// Requests a second, whatever the answers take; `None` is as many as go.
+    pub rate: Option<u32>,
+    /// Ends after so many requests, however long they take.
+    pub most: Option<usize>,
 }
 
 /// What came of a load.
 #[derive(Default)]
 pub struct Tally {
-    /// Of every request that was answered well, in microseconds.
-    pub latencies: Vec<u32>,
+    /// Of every request that was answered well.
+    pub latencies: Histogram,
     pub errors: u64,
     pub first_error: Option<String>,
 }
 
 impl Tally {
     fn add(&mut self, other: Tally) {
-        self.latencies.extend(other.latencies);
+        self.latencies.add(&other.latencies);
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
     }
@@ -145,20 +146,14 @@ impl Tally {
 /// Puts `load` on `target`. A load that is dropped stops.
 pub async fn run(target: &Arc<Target>, load: Load) -> anyhow::Result<Tally> {
     let threads = load.threads.clamp(1, load.connections.max(1));
-    let each = load.connections.div_ceil(threads);
     let mut shares = Vec::new();
-    for first in (0..load.connections).step_by(each) {
-        let (mut sender, receiver) = oneshot::channel();
-        let target = target.clone();
-        let range = first..load.connections.min(first + each);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for thread in 0..threads {
+        let (sender, receiver) = oneshot::channel();
+        let (target, mint) = (target.clone(), Mint::from_system()?);
         std::thread::Builder::new().spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    tally = share(target, load, range) => { let _ = sender.send(tally); }
-                    () = sender.closed() => {}
-                }
-            });
+            let tally = Thread::start(&target, load, (thread, threads), &mint)
+                .and_then(|thread| thread.run(|| sender.is_closed()));
+            let _ = sender.send(tally);
         })?;
         shares.push(receiver);
     }
@@ -169,180 +164,373 @@ pub async fn run(target: &Arc<Target>, load: Load) -> anyhow::Result<Tally> {
     Ok(whole)
 }
 
+/// What a connection is at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Rest,
+    Asking,
+}
+
+struct Connection<'t> {
+    number: usize,
+    stream: Option<TcpStream>,
+    tls: Option<ClientConnection>,
+    at: At,
+    ask: &'t Ask,
+    request: Vec<u8>,
+    /// Of the request, those that were sent.
+    sent: usize,
+    answer: Vec<u8>,
+    asked: Instant,
+}
+
 /// The connections of one thread.
-async fn share(target: Arc<Target>, load: Load, range: Range<usize>) -> anyhow::Result<Tally> {
-    let mint = Arc::new(Mint::from_system()?);
-    let until = Instant::now() + load.duration;
-    let mut connections = JoinSet::new();
-    for number in range {
-        let (target, mint) = (target.clone(), mint.clone());
-        connections.spawn(async move { ask_until(&target, &mint, load.mode, number, until).await });
+struct Thread<'t> {
+    target: &'t Target,
+    load: Load,
+    poll: rustix::fd::OwnedFd,
+    connections: Vec<Connection<'t>>,
+    /// Those that may ask, the next one last.
+    resting: Vec<usize>,
+    /// Those that failed, and when they may ask again.
+    failed: Vec<(Instant, usize)>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    tally: Tally,
+    nonce: u64,
+    /// How long a good answer of this target is; each is still looked at.
+    whole: usize,
+    began: Instant,
+    started: u32,
+    threads: u32,
+    thread: u32,
+}
+
+impl<'t> Thread<'t> {
+    fn start(
+        target: &'t Target,
+        load: Load,
+        (thread, threads): (usize, usize),
+        mint: &Mint,
+    ) -> anyhow::Result<Thread<'t>> {
+        let connections: Vec<Connection> = (thread..load.connections)
+            .step_by(threads)
+            .map(|number| Connection {
+                number,
+                stream: None,
+                tls: None,
+                at: At::Rest,
+                ask: &target.asks[0],
+                request: Vec::with_capacity(1024),
+                sent: 0,
+                answer: Vec::with_capacity(4096),
+                asked: Instant::now(),
+            })
+            .collect();
+        Ok(Thread {
+            resting: (0..connections.len()).rev().collect(),
+            connections,
+            target,
+            load,
+            poll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            failed: Vec::new(),
+            tls: load.mode.handshake().map(super::tls::client),
+            tally: Tally::default(),
+            nonce: u64::from_ne_bytes(mint.bytes()),
+            whole: 0,
+            began: Instant::now(),
+            started: 0,
+            threads: u32::try_from(threads)?,
+            thread: u32::try_from(thread)?,
+        })
     }
-    let mut tally = Tally::default();
-    while !connections.is_empty() {
-        match tokio::time::timeout(load.duration + SILENCE, connections.join_next()).await {
-            Ok(Some(one)) => tally.add(one?),
-            Ok(None) => break,
-            Err(_) => {
-                for _ in 0..connections.len() {
-                    tally.error(format!("{}: no answer for {SILENCE:?}", target.address));
+
+    fn run(mut self, is_given_up: impl Fn() -> bool) -> anyhow::Result<Tally> {
+        let mut events = Vec::with_capacity(self.connections.len().max(64));
+        let until = self.began + self.load.duration;
+        let mut timestamp = Clock::System.now().as_second();
+        loop {
+            let now = Instant::now();
+            if is_given_up() {
+                return Ok(self.tally);
+            }
+            self.wake(now);
+            let most = self.load.most.map(|most| most.div_ceil(self.threads as usize));
+            let may_ask = |started: u32| match most {
+                Some(most) => (started as usize) < most,
+                None => now < until,
+            };
+            while may_ask(self.started) && self.begin(now, timestamp) {}
+            let asking = self.connections.len() - self.resting.len() - self.failed.len();
+            if !may_ask(self.started) && asking == 0 {
+                return Ok(self.tally);
+            }
+            if now > until + SILENCE && most.is_none() {
+                let why = format!("{}: no answer for {SILENCE:?}", self.target.address);
+                (0..asking).for_each(|_| self.tally.error(why.clone()));
+                return Ok(self.tally);
+            }
+            // At a rate the next one may be due at once: sleeping would make it late.
+            let nanos = if self.load.rate.is_some() { 0 } else { 10_000_000 };
+            let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: nanos };
+            events.clear();
+            match epoll::wait(
+                &self.poll,
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&timeout),
+            ) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+            timestamp = Clock::System.now().as_second();
+            for event in &events {
+                let at = usize::try_from(event.data.u64()).unwrap_or(0);
+                if self.connections[at].at == At::Asking {
+                    self.go_on(at, timestamp, until);
                 }
+            }
+        }
+    }
+
+    /// Lets those that failed ask again after a while.
+    fn wake(&mut self, now: Instant) {
+        let resting = &mut self.resting;
+        self.failed.retain(|(until, at)| {
+            if *until <= now {
+                resting.push(*at);
+            }
+            *until > now
+        });
+    }
+
+    /// Begins the next request if it is due and a connection is free; says whether it did.
+    fn begin(&mut self, now: Instant, timestamp: i64) -> bool {
+        let mut asked = now;
+        if let Some(rate) = self.load.rate {
+            // This thread's every `threads`th of all: what waits for a connection is late.
+            let number = f64::from(self.started) * f64::from(self.threads) + f64::from(self.thread);
+            asked = self.began + Duration::from_secs_f64(number / f64::from(rate.max(1)));
+            if asked > now {
+                return false;
+            }
+        }
+        let Some(at) = self.resting.pop() else { return false };
+        self.started += 1;
+        self.ask(at, asked, timestamp);
+        true
+    }
+
+    /// Writes the next node's request on a connection, and reads what is there already.
+    fn ask(&mut self, at: usize, asked: Instant, timestamp: i64) {
+        self.nonce = self.nonce.wrapping_add(1);
+        let connection = &mut self.connections[at];
+        connection.ask = self.target.next();
+        connection.ask.signed.write(&mut connection.request, self.nonce, timestamp);
+        connection.sent = 0;
+        connection.answer.clear();
+        connection.asked = asked;
+        connection.at = At::Asking;
+        let is_new = connection.stream.is_none();
+        let opened = if is_new { self.open(at) } else { Ok(()) };
+        let connection = &mut self.connections[at];
+        let done = opened.and_then(|()| match &mut connection.tls {
+            None => connection.write(),
+            Some(tls) => tls.writer().write_all(&connection.request),
+        });
+        // A handshake begins at once too.
+        let done = done.and_then(|()| {
+            if connection.tls.is_some() { connection.exchange_tls().map(drop) } else { Ok(()) }
+        });
+        if let Err(error) = done {
+            self.fail(at, &error.to_string());
+        }
+    }
+
+    fn open(&mut self, at: usize) -> io::Result<()> {
+        let connection = &mut self.connections[at];
+        let stream = connect(self.target.address, connection.number)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        epoll::add(&self.poll, &stream, epoll::EventData::new_u64(at as u64), flags)?;
+        connection.stream = Some(stream);
+        if let Some(config) = &self.tls {
+            let name = rustls::pki_types::ServerName::from(self.target.address.ip());
+            let tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+            connection.tls = Some(tls);
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, at: usize, timestamp: i64, until: Instant) {
+        let connection = &mut self.connections[at];
+        let (whole, status) = (self.whole, self.target.status);
+        match connection.advance(whole, status) {
+            Ok(None) => {}
+            Ok(Some(length)) => {
+                self.whole = length;
+                let now = Instant::now();
+                let connection = &mut self.connections[at];
+                self.tally.latencies.record(now.saturating_duration_since(connection.asked));
+                connection.at = At::Rest;
+                if self.load.mode != Mode::KeptAlive {
+                    connection.stream = None;
+                    connection.tls = None;
+                }
+                // The usual case without the way around: it asks again.
+                if self.load.rate.is_none() && self.load.most.is_none() && now < until {
+                    self.started = self.started.wrapping_add(1);
+                    self.ask(at, now, timestamp);
+                } else {
+                    self.resting.push(at);
+                }
+            }
+            Err(why) => self.fail(at, &why),
+        }
+    }
+
+    fn fail(&mut self, at: usize, why: &str) {
+        self.tally.error(format!("{}: {why}", self.target.address));
+        let connection = &mut self.connections[at];
+        connection.at = At::Rest;
+        connection.stream = None;
+        connection.tls = None;
+        self.failed.push((Instant::now() + AFTER_ERROR, at));
+    }
+}
+
+impl Connection<'_> {
+    /// Goes on with the request and its answer; the answer's length once it is whole and right.
+    fn advance(&mut self, whole: usize, status: &str) -> Result<Option<usize>, String> {
+        let is_closed = if self.tls.is_some() {
+            self.exchange_tls().map_err(|e| e.to_string())?
+        } else {
+            self.write().map_err(|e| e.to_string())?;
+            self.read().map_err(|e| e.to_string())?
+        };
+        let expected = &self.ask.answer;
+        // All good answers are equally long, so that one look at both ends is enough.
+        let before = self.answer.len().wrapping_sub(expected.len());
+        if self.answer.len() == whole
+            && self.answer.starts_with(status.as_bytes())
+            && self.answer[before..] == **expected
+            && self.answer[..before].ends_with(b"\r\n\r\n")
+        {
+            return Ok(Some(whole));
+        }
+        match wire::answer(&self.answer)? {
+            Some(answer) if answer.status == 200 && answer.body == *expected => {
+                Ok(Some(self.answer.len()))
+            }
+            Some(answer) if answer.status != 200 => Err(format!("answered {}", answer.status)),
+            Some(answer) => {
+                let (body, wanted) =
+                    (String::from_utf8_lossy(answer.body), String::from_utf8_lossy(expected));
+                Err(format!("answered {body:?} for {wanted:?}"))
+            }
+            None if is_closed => Err("closed within an answer".into()),
+            None => Ok(None),
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        while self.sent < self.request.len() {
+            match stream.write(&self.request[self.sent..]) {
+                Ok(sent) => self.sent += sent,
+                // Not connected yet counts as not yet.
+                Err(e) if is_for_later(&e) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come; says whether it was the last.
+    fn read(&mut self) -> io::Result<bool> {
+        let Some(stream) = &mut self.stream else { return Ok(true) };
+        let mut room = [0; 4096];
+        loop {
+            match stream.read(&mut room) {
+                Ok(0) => return Ok(true),
+                Ok(read) => {
+                    self.answer.extend_from_slice(&room[..read]);
+                    // An edge comes again with the next bytes.
+                    if read < room.len() {
+                        return Ok(false);
+                    }
+                }
+                Err(e) if is_for_later(&e) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The same both ways through TLS.
+    fn exchange_tls(&mut self) -> io::Result<bool> {
+        let (Some(stream), Some(tls)) = (&mut self.stream, &mut self.tls) else {
+            return Ok(true);
+        };
+        let mut is_closed = false;
+        loop {
+            let mut is_idle = true;
+            while tls.wants_write() {
+                match tls.write_tls(stream) {
+                    Ok(_) => is_idle = false,
+                    Err(e) if is_for_later(&e) => break,
+                    Err(e) => return Err(e),
+                }
+            }
+            match tls.read_tls(stream) {
+                Ok(0) => is_closed = true,
+                Ok(_) => {
+                    is_idle = false;
+                    tls.process_new_packets().map_err(io::Error::other)?;
+                }
+                Err(e) if is_for_later(&e) => {}
+                Err(e) => return Err(e),
+            }
+            if is_idle || is_closed {
                 break;
             }
         }
-    }
-    Ok(tally)
-}
-
-async fn ask_until(
-    target: &Target,
-    mint: &Mint,
-    mode: Mode,
-    number: usize,
-    until: Instant,
-) -> Tally {
-    let mut tally = Tally::default();
-    let mut kept = None;
-    let mut request = Vec::with_capacity(1024);
-    let mut answer = Vec::with_capacity(4096);
-    while Instant::now() < until {
-        let expected = target.next(mint, &mut request);
-        let asked = Instant::now();
-        let outcome = async {
-            let mut stream = match kept.take() {
-                Some(stream) => stream,
-                None => connect(target.address, number).await.map_err(|e| e.to_string())?,
-            };
-            exchange(&mut stream, &request, &mut answer, expected).await?;
-            Ok(stream)
-        };
-        match outcome.await {
-            Ok(stream) => {
-                let micros = asked.elapsed().as_micros();
-                tally.latencies.push(u32::try_from(micros).unwrap_or(u32::MAX));
-                kept = (mode == Mode::KeptAlive).then_some(stream);
-            }
-            Err(why) => {
-                let why: String = why;
-                tally.error(format!("{}: {why}", target.address));
-                tokio::time::sleep(AFTER_ERROR).await;
+        let mut room = [0; 4096];
+        loop {
+            match tls.reader().read(&mut room) {
+                Ok(0) => return Ok(true),
+                Ok(read) => self.answer.extend_from_slice(&room[..read]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(is_closed),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(true),
+                Err(e) => return Err(e),
             }
         }
     }
-    tally
 }
 
-/// Each connection comes from a loopback address of its own: one address runs out of ports within
-/// a second of closing connections, which stay in `TIME_WAIT`.
-async fn connect(to: SocketAddr, number: usize) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    let of_200 = |n: usize| u8::try_from(n % 200).unwrap_or_default();
-    let from = Ipv4Addr::new(127, 1, of_200(number / 200), 1 + of_200(number));
-    socket.bind((from, 0).into())?;
-    socket.set_nodelay(true)?;
-    socket.connect(to).await
+fn is_for_later(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, NotConnected, WouldBlock};
+    matches!(error.kind(), WouldBlock | NotConnected | Interrupted)
 }
 
-/// One request and its answer, which has to be 200 and `expected`.
-async fn exchange(
-    stream: &mut TcpStream,
-    request: &[u8],
-    answer: &mut Vec<u8>,
-    expected: &str,
-) -> Result<(), String> {
-    stream.write_all(request).await.map_err(|e| e.to_string())?;
-    answer.clear();
-    loop {
-        if stream.read_buf(answer).await.map_err(|e| e.to_string())? == 0 {
-            return Err("closed within an answer".into());
-        }
-        if let Some(body) = body(answer)? {
-            return if body == expected.as_bytes() {
-                Ok(())
-            } else {
-                Err(format!("answered {:?} for {expected:?}", String::from_utf8_lossy(body)))
-            };
-        }
-    }
+/// Begins to connect from a loopback address of the connection's own.
+fn connect(to: SocketAddr, number: usize) -> io::Result<TcpStream> {
+    let of = |n: usize| u8::try_from(n % SOURCES).unwrap_or_default();
+    from(to, Ipv4Addr::new(127, 1, of(number / SOURCES), 1 + of(number)))
 }
 
-/// The body of a 200, once it is there to its last byte by `Content-Length`.
-fn body(answer: &[u8]) -> Result<Option<&[u8]>, String> {
-    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return Ok(None);
-    };
-    let (head, body) = (&answer[..end], &answer[end + 4..]);
-    if !head.starts_with(b"HTTP/1.1 200 ") {
-        let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
-        return Err(String::from_utf8_lossy(line).into_owned());
+/// Begins to connect from this address.
+pub fn from(to: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    net::bind(&socket, &SocketAddr::from((from, 0)))?;
+    match net::connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
     }
-    let length = head
-        .split(|b| *b == b'\n')
-        .find_map(|line| {
-            let (name, value) = line.split_at_checked(b"content-length:".len())?;
-            let value = name.eq_ignore_ascii_case(b"content-length:").then_some(value)?;
-            std::str::from_utf8(value).ok()?.trim().parse::<usize>().ok()
-        })
-        .ok_or("no Content-Length")?;
-    match body.len().cmp(&length) {
-        std::cmp::Ordering::Less => Ok(None),
-        std::cmp::Ordering::Equal => Ok(Some(body)),
-        std::cmp::Ordering::Greater => Err("more than one answer to one request".into()),
-    }
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_is_cloud_inits() {
-        let signer = Signer {
-            system_id: "n1".into(),
-            consumer_key: "ckey-boot".into(),
-            token_key: "tkey-boot".into(),
-            token_secret: "tsec-boot".into(),
-        };
-        let address = "10.0.2.2:5240".parse().unwrap();
-        let target = Target::new(address, &[signer], |signer| signer.system_id.clone());
-        let mint = Mint::seeded([7; 32]);
-        let (mut one, mut other) = (Vec::new(), Vec::new());
-        assert_eq!(target.next(&mint, &mut one), "n1");
-        target.next(&mint, &mut other);
-        assert_ne!(one, other, "a nonce is fresh");
-
-        let text = String::from_utf8(one).unwrap();
-        let (head, rest) = text.split_once("oauth_nonce=\"").unwrap();
-        let (nonce, rest) = rest.split_once("\", oauth_timestamp=\"").unwrap();
-        let (timestamp, tail) = rest.split_once("\", ").unwrap();
-        assert_eq!(
-            head,
-            "GET /MAAS/metadata/2012-03-01/meta-data/instance-id HTTP/1.1\r\n\
-             Host: 10.0.2.2:5240\r\nUser-Agent: Cloud-Init/25.1.4\r\n\
-             Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\
-             Authorization: OAuth "
-        );
-        assert!(nonce.ends_with(timestamp) && nonce.len() <= 30, "{nonce}");
-        assert_eq!(
-            tail,
-            "oauth_version=\"1.0\", oauth_signature_method=\"PLAINTEXT\", \
-             oauth_consumer_key=\"ckey-boot\", oauth_token=\"tkey-boot\", \
-             oauth_signature=\"%26tsec-boot\"\r\n\r\n"
-        );
-    }
-
-    #[test]
-    fn an_answer_is_whole_at_its_content_length() {
-        let whole = b"HTTP/1.1 200 OK\r\nA: b\r\ncontent-length: 3\r\nC: d\r\n\r\nabc";
-        for end in 0..whole.len() {
-            assert_eq!(body(&whole[..end]), Ok(None), "{end}");
-        }
-        assert_eq!(body(whole), Ok(Some(&b"abc"[..])));
-        assert!(body(&[whole.as_slice(), b"H"].concat()).is_err());
-        assert!(body(b"HTTP/1.1 200 OK\r\n\r\nabc").is_err());
-        assert_eq!(
-            body(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 3\r\n\r\nabc"),
-            Err("HTTP/1.1 401 Unauthorized".into())
-        );
-    }
+/// A nonce of nineteen digits, as long as most of cloud-init's.
+#[must_use]
+pub fn digits(nonce: u64) -> u64 {
+    sign::LEAST_NONCE + nonce % (sign::LEAST_NONCE * 9)
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use super::process::{Cores, Process};
+use super::tls::Files;
 
 pub struct Nginx {
     pub process: Process,
@@ -33,6 +34,7 @@ impl Nginx {
         connections: usize,
         path: &str,
         body: &[u8],
+        tls: Option<&Files>,
     ) -> anyhow::Result<Nginx> {
         let address = free_address()?;
         let file = dir.join("www").join(path.trim_start_matches('/'));
@@ -40,7 +42,7 @@ impl Nginx {
         std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
         std::fs::write(&file, body).with_context(|| file.display().to_string())?;
         let settings = dir.join("nginx.conf");
-        std::fs::write(&settings, configuration(address, cores.server, connections))
+        std::fs::write(&settings, configuration(address, cores.server, connections, tls))
             .with_context(|| settings.display().to_string())?;
 
         let mut command = Command::new(program);
@@ -57,7 +59,24 @@ fn free_address() -> std::io::Result<SocketAddr> {
 }
 
 /// What a careful operator gives nginx for speed. Relative paths are under `-p`.
-fn configuration(address: SocketAddr, workers: usize, connections: usize) -> String {
+fn configuration(
+    address: SocketAddr,
+    workers: usize,
+    connections: usize,
+    tls: Option<&Files>,
+) -> String {
+    let (listen, certificate) = match tls {
+        None => ("", String::new()),
+        Some(Files { certificate, key }) => {
+            let (certificate, key) = (certificate.display(), key.display());
+            (
+                " ssl",
+                format!(
+                    "\n        ssl_certificate {certificate};\n        ssl_certificate_key {key};"
+                ),
+            )
+        }
+    };
     // Started by root it would become nobody, who may not enter our directory.
     let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -76,8 +95,9 @@ http {{
     open_file_cache max=16 inactive=1h;
     open_file_cache_valid 1h;
     keepalive_requests 1000000000;
+    ssl_session_cache shared:tls:16m;
     server {{
-        listen {address} backlog=4096;
+        listen {address} backlog=4096{listen};{certificate}
         root www;
     }}
 }}

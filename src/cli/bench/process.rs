@@ -53,6 +53,12 @@ pub struct Cores {
 }
 
 impl Cores {
+    /// All cores for everybody: what a storm finds where machines do not run one thing alone.
+    pub fn shared() -> Cores {
+        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Cores { split: None, all, server: all, generator: all.div_ceil(2) }
+    }
+
     pub fn split() -> Cores {
         let shared = |all| Cores { split: None, all, server: all, generator: all };
         let Ok(allowed) = sched_getaffinity(None) else {
@@ -132,6 +138,22 @@ impl Process {
         let _ = File::options().write(true).truncate(true).open(&self.log);
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Ends the process as a power cut would: it has no time for anything.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Memory of the process that is in RAM, in MiB; `None` where `/proc` has none.
+    pub fn rss_mib(&self) -> Option<f64> {
+        rss_mib_of(self.child.id())
+    }
+
     /// CPU time of the process and its children up to now; `None` where `/proc` has none.
     pub fn cpu(&self) -> Option<Duration> {
         cpu_of(self.child.id())
@@ -151,6 +173,14 @@ impl Drop for Process {
             std::thread::sleep(LOOK_AGAIN);
         }
     }
+}
+
+/// proc(5), `/proc/pid/status`, which counts in KiB.
+fn rss_mib_of(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(f64::from(kibibytes) / 1024.0)
 }
 
 /// CPU time of this process, without those it started.

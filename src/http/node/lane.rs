@@ -1,7 +1,6 @@
 //! The lane: reads that are answered where their connection is, before the framework sees them.
 //! Who asks and what is answered is decided by the same functions as everywhere on this plane.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,12 +14,13 @@ use super::route::{self, Path, Target};
 use super::{Answer, DEADLINE, claim, refuse, scheme, unavailable};
 use crate::actions::App;
 use crate::actions::authenticate::{Refusal, judge_read};
-use crate::clock::Clock;
 use crate::domain::boot::Item;
-use crate::http::answer::{micros, request_id, shown_peer};
+use crate::http::answer::{micros, put_date, request_id, shown_peer};
+use crate::live::seconds;
 use crate::live::view::Entry;
 use crate::oauth::{Claim, SignedRequest};
 use crate::telemetry::RequestLine;
+use crate::telemetry::metrics::Plane;
 
 /// A GET or HEAD without a body, of HTTP/1.0 or 1.1, whose headers are within their limit. Its
 /// target begins with a slash, and a request of HTTP/1.1 has exactly one `Host`.
@@ -165,19 +165,10 @@ fn answer(
     if is_get {
         out.extend_from_slice(body);
     }
-    RequestLine {
-        plane: "node",
-        method: head.method,
-        route: asked.template,
-        status: status.as_u16(),
-        bytes: body.len() as u64,
-        micros: micros(started.elapsed()),
-        request_id: &id,
-        peer: &shown_peer(source(app, head), head.peer),
-        who: &entry.system_id,
-        reason: "",
-    }
-    .write();
+    app.metrics.authenticated(asked.claim.timestamp, seconds(app.clock.now()));
+    let done =
+        Done { status, bytes: body.len(), started, id: &id, who: &entry.system_id, reason: "" };
+    note(app, head, asked, &done);
     Lane::Answered
 }
 
@@ -221,22 +212,6 @@ fn begin(out: &mut Vec<u8>, status: StatusCode, length: usize, id: &str, head: &
     });
 }
 
-thread_local! {
-    /// The second that was written last, and how.
-    static DATE: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
-}
-
-fn put_date(out: &mut Vec<u8>) {
-    let now = Clock::System.now();
-    DATE.with_borrow_mut(|(second, text)| {
-        if *second != now.as_second() {
-            *second = now.as_second();
-            *text = httpdate::fmt_http_date(now.into());
-        }
-        out.extend_from_slice(text.as_bytes());
-    });
-}
-
 /// An answer that the framework's type holds: refusals, and trouble of ours.
 fn write_other(
     app: &App,
@@ -253,17 +228,35 @@ fn write_other(
     let Answer { response, reason, node, .. } = answer;
     let status = response.status();
     let bytes = write_response(out, response, &id, head);
+    let who = node.as_deref().unwrap_or_default();
+    note(app, head, asked, &Done { status, bytes, started, id: &id, who, reason });
+}
+
+/// An answer that has been given, for its line in the log and its metrics.
+struct Done<'d> {
+    status: StatusCode,
+    bytes: usize,
+    started: Instant,
+    id: &'d str,
+    who: &'d str,
+    reason: &'static str,
+}
+
+fn note(app: &App, head: &Head<'_>, asked: &Asked<'_>, done: &Done<'_>) {
+    let took = done.started.elapsed();
+    let status = done.status.as_u16();
+    app.metrics.request(Plane::Node, asked.template, head.method, status, took);
     RequestLine {
         plane: "node",
         method: head.method,
         route: asked.template,
-        status: status.as_u16(),
-        bytes: bytes as u64,
-        micros: micros(started.elapsed()),
-        request_id: &id,
+        status,
+        bytes: done.bytes as u64,
+        micros: micros(took),
+        request_id: done.id,
         peer: &shown_peer(source(app, head), head.peer),
-        who: node.as_deref().unwrap_or_default(),
-        reason,
+        who: done.who,
+        reason: done.reason,
     }
     .write();
 }

@@ -19,9 +19,12 @@ use super::{Shared, body};
 use crate::actions::App;
 use crate::actions::authenticate::{Refusal, SignedNode, authenticate, claim};
 use crate::domain::limits::Limits;
+use crate::live::seconds;
 use crate::oauth::{Claim, Method as SignatureMethod, SignedRequest};
 use crate::store::DbError;
+use crate::store::counts;
 use crate::telemetry::RequestLine;
+use crate::telemetry::metrics::Plane;
 use reports::{Body, Until};
 use route::{Path, Target};
 
@@ -61,6 +64,9 @@ pub async fn serve(
         Path::Claim(secret) => in_time(claims::answer(&request, &shared.app, secret, &id)).await,
         _ => match receive(&request, payload, &shared.app, &path).await {
             Err(answer) => answer,
+            Ok(received) if matches!(*request.method(), Method::GET | Method::HEAD) => {
+                counts::for_node_read(answer(&request, &shared.app, received)).await
+            }
             Ok(received) => answer(&request, &shared.app, received).await,
         },
     };
@@ -73,13 +79,15 @@ pub async fn serve(
     if let Some(trouble) = &answer.trouble {
         tracing::error!(request_id = id, "{trouble}");
     }
+    let (code, took) = (answer.response.status().as_u16(), started.elapsed());
+    shared.app.metrics.request(Plane::Node, path.template(), request.method().as_str(), code, took);
     RequestLine {
         plane: "node",
         method: request.method().as_str(),
         route: path.template(),
-        status: answer.response.status().as_u16(),
+        status: code,
         bytes,
-        micros: micros(started.elapsed()),
+        micros: micros(took),
         request_id: &id,
         peer: &peer(&request),
         who: answer.node.as_deref().unwrap_or_default(),
@@ -143,7 +151,11 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
     let late = |_| unavailable("deadline", None);
     let signed = tokio::time::timeout_at(until, sign_in(request, app, &received)).await;
     let signed = match signed.map_err(late) {
-        Ok(Ok(signed)) => signed,
+        Ok(Ok(signed)) => {
+            let now = seconds(app.clock.now());
+            app.metrics.authenticated(received.claim.timestamp, now);
+            signed
+        }
         Ok(Err(refusal)) => return refuse(app, source(request), &refusal),
         Err(answer) => return answer,
     };
@@ -223,6 +235,7 @@ fn scheme<'a>(app: &'a App, host: &str) -> &'a str {
 
 /// Every refusal. The caller learns the variant, the log the reason.
 fn refuse(app: &App, source: Option<IpAddr>, refusal: &Refusal) -> Answer {
+    app.metrics.refused(refusal.reason());
     if let Some(retry_after) = too_many_refusals(app, source, refusal) {
         return Answer { reason: refusal.reason(), ..too_many(retry_after).into() };
     }

@@ -202,9 +202,12 @@ async fn store(
     shares: Vec<Share>,
     until: Until,
 ) -> Taken<()> {
+    let kind = report.event_type.as_str();
     let stored = reports::store(app, signed, report, shares, until.0);
     let stored = until.wait(async { Some(stored.await) }).await?;
-    stored.map_err(|unstored| turned_down(request, app, unstored))
+    stored.map_err(|unstored| turned_down(request, app, unstored))?;
+    app.metrics.event(kind);
+    Ok(())
 }
 
 fn turned_down(request: &HttpRequest, app: &App, unstored: Unstored) -> Answer {

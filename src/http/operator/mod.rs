@@ -72,6 +72,19 @@ impl Paging {
         Page { items: rows, next }
     }
 
+    /// The same of rows that were looked for up to `until` and no further: there may be more of
+    /// them behind it.
+    fn page_until<T: Serialize>(
+        &self,
+        rows: Vec<T>,
+        key: impl Fn(&T) -> String,
+        until: Option<String>,
+    ) -> Page<T> {
+        let page = self.page(rows, key);
+        let next = page.next.or(until.map(|until| URL_SAFE_NO_PAD.encode(until)));
+        Page { next, ..page }
+    }
+
     fn limit_and_one(&self) -> i64 {
         i64::try_from(self.limit).unwrap_or(i64::MAX - 1) + 1
     }

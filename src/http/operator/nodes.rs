@@ -51,8 +51,8 @@ pub async fn list(
     let (after, limit) = (paging.after.clone(), paging.limit_and_one());
     let now = shared.app.clock.now();
     let list = move |conn: &mut _| store::list(conn, project, &filter, &after, limit, now);
-    let rows = shared.app.db.read(list).await?;
-    Ok(HttpResponse::Ok().json(paging.page(rows, |node| node.system_id.to_string())))
+    let (rows, until) = shared.app.db.read(list).await?;
+    Ok(HttpResponse::Ok().json(paging.page_until(rows, |node| node.system_id.to_string(), until)))
 }
 
 /// One node as JSON, or many as newline-delimited JSON.

@@ -1,14 +1,17 @@
 //! Tokens: what a node signs with, and what becomes of it.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::guard::Takes;
 use super::{Page, Paging, Query, refuse_if, unknown_parameter};
+use crate::actions::cull::Cull;
 use crate::actions::{self, Failure, NO_SUCH_NODE, Problem};
 use crate::domain::credentials::{IssuedToken, TokenKey, TokenSummary};
-use crate::domain::cull::{Cap, Staleness, parse_duration};
+use crate::domain::cull::{Cap, Culled, Staleness, parse_duration};
 use crate::domain::node::SystemId;
 use crate::domain::policy::Action;
 use crate::http::Shared;
@@ -179,6 +182,58 @@ pub async fn cull(
     let dry_run = fields.boolean("dry_run").unwrap_or(false);
     let force = fields.boolean("force").unwrap_or(false);
     refuse_if(fields.finish())?;
-    let culled = actions::cull::cull(&shared.app, &by, rule, cap, dry_run, force).await?;
-    Ok(HttpResponse::Ok().json(culled))
+    let mut cull = actions::cull::cull(&shared.app, &by, rule, cap, dry_run, force).await?;
+    let mut tokens = Vec::new();
+    while let Some(page) = cull.next(&shared.app).await? {
+        tokens.extend(page);
+        if tokens.len() > MOST_AT_ONCE {
+            return Ok(streamed(shared, cull, dry_run, &tokens));
+        }
+    }
+    Ok(HttpResponse::Ok().json(Culled { dry_run, tokens }))
+}
+
+/// More tokens than this are told of as they go, since nobody holds a whole fleet's in memory.
+const MOST_AT_ONCE: usize = 2000;
+
+/// [`Culled`], page by page. What fails in the middle breaks the answer off, so that nobody takes
+/// it for whole; whoever leaves in the middle stops the cull there.
+fn streamed(
+    shared: web::Data<Shared>,
+    cull: Cull,
+    dry_run: bool,
+    first: &[TokenSummary],
+) -> HttpResponse {
+    let begun = format!("{{\"dry_run\":{dry_run},\"tokens\":[");
+    let begun = Ok(Bytes::from([begun.into_bytes(), items(first)].concat()));
+    let rest = stream::try_unfold(Some((shared, cull)), async |under_way| {
+        let Some((shared, mut cull)) = under_way else { return Ok(None) };
+        let page = match cull.next(&shared.app).await {
+            Ok(None) => return Ok(Some((Bytes::from_static(b"]}"), None))),
+            Ok(Some(page)) => page,
+            Err(error) => {
+                tracing::error!(%error, "a cull broke off");
+                return Err(error);
+            }
+        };
+        let mut bytes = items(&page);
+        if !bytes.is_empty() {
+            bytes.insert(0, b',');
+        }
+        Ok(Some((Bytes::from(bytes), Some((shared, cull)))))
+    });
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .streaming(stream::once(std::future::ready(begun)).chain(rest))
+}
+
+/// The inside of a JSON array.
+fn items(tokens: &[TokenSummary]) -> Vec<u8> {
+    // Writing to memory cannot fail, and neither can these types.
+    let mut array = serde_json::to_vec(tokens).unwrap_or_default();
+    array.pop();
+    if !array.is_empty() {
+        array.remove(0);
+    }
+    array
 }
