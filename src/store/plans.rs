@@ -44,7 +44,8 @@ fn goes_by_index<T>(name: &str, run: impl FnOnce(&mut DbConnection) -> QueryResu
     conn.set_instrumentation(Caught::default());
     let queries = queries.lock().unwrap().clone();
     assert!(!queries.is_empty(), "{name} runs nothing");
-    for query in queries {
+    // What is asked of no rows at all has no plan worth looking at.
+    for query in queries.into_iter().filter(|query| !query.contains("(1=0)")) {
         let text = query.split(" -- binds").next().unwrap().replace('?', "'k'");
         let DbConnection::Sqlite(conn) = &mut conn else { panic!("the URL names SQLite") };
         let plan: Vec<Step> =
@@ -88,7 +89,7 @@ fn a_page_of_tokens_is_a_range_and_so_is_a_step_of_a_cull() {
     goes_by_index("how many stale", |conn| tokens::count_stale(conn, before, after, 2000));
     goes_by_index("end", |conn| {
         let now = Timestamp::UNIX_EPOCH;
-        tokens::end_stale(&mut Tx { conn, now }, &[after], before)
+        tokens::end_stale(&mut Tx { conn, now, has_logged: false }, &[after], before)
     });
 }
 

@@ -201,8 +201,8 @@ struct Thread<'t> {
     whole: usize,
     began: Instant,
     started: u32,
-    threads: u32,
-    thread: u32,
+    /// Which of so many threads this is.
+    share: (u32, u32),
 }
 
 impl<'t> Thread<'t> {
@@ -239,8 +239,7 @@ impl<'t> Thread<'t> {
             whole: 0,
             began: Instant::now(),
             started: 0,
-            threads: u32::try_from(threads)?,
-            thread: u32::try_from(thread)?,
+            share: (u32::try_from(thread)?, u32::try_from(threads)?),
         })
     }
 
@@ -254,7 +253,7 @@ impl<'t> Thread<'t> {
                 return Ok(self.tally);
             }
             self.wake(now);
-            let most = self.load.most.map(|most| most.div_ceil(self.threads as usize));
+            let most = self.load.most.map(|most| most.div_ceil(self.share.1 as usize));
             let may_ask = |started: u32| match most {
                 Some(most) => (started as usize) < most,
                 None => now < until,
@@ -307,7 +306,8 @@ impl<'t> Thread<'t> {
         let mut asked = now;
         if let Some(rate) = self.load.rate {
             // This thread's every `threads`th of all: what waits for a connection is late.
-            let number = f64::from(self.started) * f64::from(self.threads) + f64::from(self.thread);
+            let (thread, threads) = self.share;
+            let number = f64::from(self.started) * f64::from(threads) + f64::from(thread);
             asked = self.began + Duration::from_secs_f64(number / f64::from(rate.max(1)));
             if asked > now {
                 return false;

@@ -12,11 +12,12 @@ const POWERS: usize = 28;
 pub struct Histogram {
     counts: Vec<u64>,
     total: u64,
+    longest: Duration,
 }
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram { counts: vec![0; PARTS * POWERS], total: 0 }
+        Histogram { counts: vec![0; PARTS * POWERS], total: 0, longest: Duration::ZERO }
     }
 }
 
@@ -41,6 +42,7 @@ impl Histogram {
     pub fn record(&mut self, took: Duration) {
         self.counts[place(u64::try_from(took.as_micros()).unwrap_or(u64::MAX))] += 1;
         self.total += 1;
+        self.longest = self.longest.max(took);
     }
 
     pub fn add(&mut self, other: &Histogram) {
@@ -48,10 +50,16 @@ impl Histogram {
             *count += more;
         }
         self.total += other.total;
+        self.longest = self.longest.max(other.longest);
     }
 
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// The longest of all, to the microsecond and below.
+    pub fn longest(&self) -> Duration {
+        self.longest
     }
 
     /// The figure that so many of a thousand are at or under, in microseconds; `None` of nothing.

@@ -18,7 +18,7 @@ use ureq::http::Method;
 use super::generator::{self, Load, Mode, Target};
 use super::process::{Cores, Process, Scratch};
 use super::told;
-use super::wire::Signer;
+use super::wire::{Signer, Signing};
 use crate::cli::Common;
 use crate::cli::output::{self, Format};
 use crate::client::{ServerUrl, Session};
@@ -208,7 +208,9 @@ async fn measure(
 
     let url = MetadataUrl::parse(&metadata_url.context("the server does not say where it is")?);
     let address = url.map_err(anyhow::Error::msg)?.authority().parse().context("its address")?;
-    let target = Arc::new(Target::new(address, &signers, |signer| signer.system_id.clone()));
+    let target = Arc::new(Target::new(address, "http", &signers, Signing::Plaintext, |signer| {
+        signer.system_id.clone()
+    }));
     cull(flags, cores, &served, &target, younger, row).await?;
     row["rss_mib"] = served.process.rss_mib().map_or(Value::Null, |mib| figure(mib, 1));
     Ok(())
@@ -336,6 +338,8 @@ async fn cull(
         connections: usize::try_from(flags.connections).unwrap_or(usize::MAX),
         duration,
         threads: cores.generator,
+        rate: None,
+        most: None,
     };
     // The first ones fill memory.
     Reads::default().ask(target, load(ROUND)).await?;
@@ -389,8 +393,8 @@ fn first_of(socket: &Path, body: &str) -> anyhow::Result<()> {
 /// What reads came to.
 #[derive(Default)]
 struct Reads {
-    count: usize,
-    longest_us: u32,
+    count: u64,
+    longest: Duration,
     took: Duration,
 }
 
@@ -402,18 +406,17 @@ impl Reads {
         if let Some(why) = tally.first_error {
             anyhow::bail!("{} reads failed, the first: {why}", tally.errors);
         }
-        self.count += tally.latencies.len();
-        let longest = tally.latencies.into_iter().max().unwrap_or(0);
-        self.longest_us = self.longest_us.max(longest);
+        self.count += tally.latencies.total();
+        self.longest = self.longest.max(tally.latencies.longest());
         Ok(())
     }
 
     fn per_s(&self) -> f64 {
-        f64::from(u32::try_from(self.count).unwrap_or(u32::MAX)) / self.took.as_secs_f64()
+        super::as_f64(self.count) / self.took.as_secs_f64()
     }
 
     fn longest_ms(&self) -> f64 {
-        f64::from(self.longest_us) / 1000.0
+        self.longest.as_secs_f64() * 1000.0
     }
 }
 

@@ -219,7 +219,7 @@ async fn start_own(flags: &Read, dir: &Path, cores: &Cores) -> anyhow::Result<Ow
         more.extend(["--tls-key".to_owned(), key.display().to_string()]);
     }
     let setup = Setup { database: flags.database, flags: more, ..Setup::default() };
-    let own = OwnServer::start_with(dir, cores, setup, &Fleet::plain(flags.nodes)).await?;
+    let own = OwnServer::start(dir, cores, setup, &Fleet::plain(flags.nodes)).await?;
     if flags.hmac && flags.database == Database::Postgres {
         // A server that cannot know what another saw refuses timestamps up to its start + 2 s.
         tokio::time::sleep(Duration::from_secs(4)).await;

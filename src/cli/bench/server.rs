@@ -72,15 +72,9 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Runs this very program on a port of its choice, its files in `dir`, with so many nodes.
-    pub async fn start(dir: &Path, cores: &Cores, nodes: u32) -> anyhow::Result<OwnServer> {
-        let flags = UNPACED.map(str::to_owned).to_vec();
-        let setup = Setup { flags, ..Setup::default() };
-        OwnServer::start_with(dir, cores, setup, &Fleet::plain(nodes)).await
-    }
-
-    /// The same as `setup` says, with the nodes of `fleet`.
-    pub async fn start_with(
+    /// Runs this very program on a port of its choice as `setup` says, its files in `dir`, with the
+    /// nodes of `fleet`.
+    pub async fn start(
         dir: &Path,
         cores: &Cores,
         setup: Setup,

@@ -123,11 +123,11 @@ mod tests {
         };
         let (host, path) = ("10.0.2.2:5240", "/MAAS/metadata/2012-03-01/meta-data/instance-id");
         for signing in [Signing::Plaintext, Signing::HmacSha256] {
-            let signed = Signed::new("http", host, path, &signer, signing);
+            let ready = Signed::new("http", host, path, &signer, signing);
             for (nonce, timestamp) in [(0, 1_795_315_087), (u64::MAX, 2_000_000_000), (7, 1 << 30)]
             {
                 let mut fast = Vec::new();
-                signed.write(&mut fast, nonce, timestamp);
+                ready.write(&mut fast, nonce, timestamp);
                 let mut plain = Vec::new();
                 let ask = Ask {
                     method: "GET",

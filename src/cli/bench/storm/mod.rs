@@ -141,7 +141,7 @@ impl Met {
         if flags.events_only {
             setup.flags.extend(UNPACED.map(str::to_owned));
         }
-        let mut own = OwnServer::start_with(scratch.path(), cores, setup, &fleet).await?;
+        let mut own = OwnServer::start(scratch.path(), cores, setup, &fleet).await?;
         if flags.hmac && flags.database == Database::Postgres {
             // A server that cannot know what another saw refuses timestamps up to its start + 2 s.
             tokio::time::sleep(Duration::from_secs(4)).await;
