@@ -117,7 +117,7 @@ impl Db {
         let is_sqlite = matches!(url, DatabaseUrl::Sqlite(_));
         let turns = Arc::new(Semaphore::new(if is_sqlite { 1 } else { connections as usize }));
         let (after_changes, kept) = (Arc::default(), Arc::default());
-        Ok(Db { pool, manager, turns, clock, counts, after_changes, kept, is_sqlite })
+        Ok(Db { pool, manager, turns, clock, after_changes, counts, kept, is_sqlite })
     }
 
     /// What is to be done after each commit that logged changes; said once, at the start.
@@ -206,6 +206,7 @@ impl Db {
             let _turn = turn;
             let started = std::time::Instant::now();
             let write = |conn: &mut DbConnection| {
+                let _working = Working::on(work);
                 Counts::forget_changes();
                 let (done, has_logged) = transaction(conn, db.clock.now(), f)?;
                 db.counts.keep_changes();
@@ -214,8 +215,7 @@ impl Db {
                 }
                 Ok(done)
             };
-            let result =
-                if on_kept { db.with_kept(work, write) } else { db.with_pooled(work, write) };
+            let result = if on_kept { db.with_kept(write) } else { db.with_pooled(write) };
             tracing::debug!(
                 write = name,
                 micros = started.elapsed().as_micros(),
@@ -252,23 +252,20 @@ impl Db {
         work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
-        let done = self.with_pooled(work, |conn| f(conn).map_err(|e| (e, Left::Nothing)));
-        done.map_err(|(error, _)| error)
+        let _working = Working::on(work);
+        self.with_pooled(|conn| f(conn).map_err(|e| (e, Left::Nothing))).map_err(|(error, _)| error)
     }
 
     fn with_pooled<T, E: From<DbError>>(
         &self,
-        work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, (E, Left)>,
     ) -> Result<T, (E, Left)> {
         let mut pooled = self.pool.get().map_err(|e| self.unreached(&e))?;
-        let _working = Working::on(work);
         f(&mut pooled.conn).map_err(|failed| self.look_after(&mut pooled, failed))
     }
 
     fn with_kept<T, E: From<DbError>>(
         &self,
-        work: Work,
         f: impl FnOnce(&mut DbConnection) -> Result<T, (E, Left)>,
     ) -> Result<T, (E, Left)> {
         // A panic may leave a transaction open: then the connection has broken.
@@ -279,7 +276,6 @@ impl Db {
             Some(pooled) => pooled,
             None => self.manager.connect().map_err(|e| self.unreached(&e))?,
         };
-        let _working = Working::on(work);
         let done = f(&mut pooled.conn).map_err(|failed| self.look_after(&mut pooled, failed));
         *kept = Some(pooled);
         done
