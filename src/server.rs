@@ -3,6 +3,7 @@
 mod connection;
 mod exchange;
 mod proxied;
+mod secured;
 mod stack;
 pub mod templates;
 pub mod tls;

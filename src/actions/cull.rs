@@ -14,7 +14,7 @@ use crate::domain::identity::By;
 use crate::domain::policy::Action;
 use crate::live::Learnt;
 use crate::store::columns::Id;
-use crate::store::tokens::{self, StaleBefore};
+use crate::store::tokens::{self, StaleBefore, Stretch};
 use crate::store::{Tx, boots, claims};
 
 /// Tokens ended, or rows deleted, by one transaction: the write lock is never held through a
@@ -122,7 +122,7 @@ impl Cull {
         self.rest().await;
         let (before, after, started) = (self.before, self.after, Instant::now());
         let page = move |conn: &mut _| tokens::list_stale(conn, before, after, KEYS, BATCH);
-        let (mut page, last) = app.db.read(page).await?;
+        let Stretch { tokens: mut page, last } = app.db.read(page).await?;
         match last {
             Some(last) => self.after = last,
             None => self.is_through = true,

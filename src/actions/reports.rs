@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
 use jiff::Timestamp;
@@ -16,13 +16,16 @@ use crate::domain::report::{EventType, Report};
 use crate::live::PAST;
 use crate::store::columns::Id;
 use crate::store::events::{self, Appended, NewEvent};
-use crate::store::{DbError, Tx, boots, nodes, nonces, tokens};
+use crate::store::{DbError, Left, Tx, boots, nodes, nonces, tokens};
 
 /// Events that wait to be written, of each of the two lanes.
 const MOST_WAITING: usize = 4096;
 /// Events of one commit, and the bytes of their files.
 const MOST_WRITTEN: usize = 256;
 const MOST_WRITTEN_BYTES: usize = 16 << 20;
+
+/// How soon a batch is tried again while there is no connection to the database.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Why an event was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,8 @@ pub enum Unstored {
     Ended,
     #[error("the nonce was spent before")]
     Replayed,
+    #[error("it could not be written in time")]
+    Late,
     #[error("{0}")]
     Store(String),
 }
@@ -114,6 +119,8 @@ struct Queued {
     token: Id,
     nonce: Option<nonces::WriteNonce>,
     received_at: Timestamp,
+    /// Nobody waits for it any longer: it was turned away, and is not stored after that.
+    until: Instant,
     report: Report,
     done: oneshot::Sender<Result<(), Unstored>>,
     /// Given back once the event is written, not when its sender is gone.
@@ -203,7 +210,8 @@ impl Reports {
     }
 }
 
-/// Stores a report of a node; on disk once this returns. A repeat is stored already.
+/// Stores a report of a node; on disk once this returns. A repeat is stored already. While the
+/// database is away it is kept `until` then.
 ///
 /// # Errors
 /// [`Unstored`].
@@ -212,6 +220,7 @@ pub async fn store(
     signed: SignedNode,
     report: Report,
     shares: Vec<Share>,
+    until: Instant,
 ) -> Result<(), Unstored> {
     let (done, stored) = oneshot::channel();
     app.reports.push(Queued {
@@ -219,6 +228,7 @@ pub async fn store(
         token: signed.entry.token,
         nonce: signed.nonce,
         received_at: app.clock.now(),
+        until,
         report,
         done,
         shares,
@@ -226,90 +236,157 @@ pub async fn store(
     stored.await.unwrap_or_else(|_| Err(Unstored::Store("the writer of events ended".into())))
 }
 
+/// An event and whoever waits for it.
+struct Waiting {
+    until: Instant,
+    done: oneshot::Sender<Result<(), Unstored>>,
+    /// Given back once the event is written.
+    _shares: Vec<Share>,
+}
+
 /// The one writer: runs for ever.
 pub async fn run(app: Arc<App>) {
     let mut last = Uuid::nil();
     loop {
-        let batch = app.reports.take().await;
-        let mut waiting = Vec::with_capacity(batch.len());
-        let mut news = Vec::with_capacity(batch.len());
-        for Queued { system_id, token, nonce, received_at, report, done, shares } in batch {
+        let mut waiting = Vec::new();
+        let mut news = Vec::new();
+        for Queued { system_id, token, nonce, received_at, until, report, done, shares } in
+            app.reports.take().await
+        {
             // Ids go up in the order of writing, within a millisecond too.
             last = app.mint.id(app.clock.now()).max(Uuid::from_u128(last.as_u128() + 1));
             news.push(NewEvent { id: last, system_id, token, nonce, received_at, report });
-            waiting.push((done, shares));
+            waiting.push(Waiting { until, done, _shares: shares });
         }
-        let written = write(&app, news).await;
-        for ((done, shares), outcome) in waiting.into_iter().zip(written) {
-            drop(shares);
-            // Whoever waited may be gone: a client that gave up.
-            let _ = done.send(outcome);
-        }
+        write(&app, news, waiting).await;
     }
 }
 
-/// Writes a batch; if it cannot be written as one, one by one, so that a bad event is alone in it.
-async fn write(app: &App, news: Vec<NewEvent>) -> Vec<Result<(), Unstored>> {
-    let news = Arc::new(news);
-    let whole = append(app, news.clone(), 0..news.len()).await;
-    match whole {
-        Ok(appended) => appended.into_iter().map(outcome).collect(),
-        // A lone one is tried again too: on PostgreSQL it may have met another in a deadlock.
-        Err(error) if !is_of_one_event(&error) => {
-            let why = error.to_string();
-            news.iter().map(|_| Err(Unstored::Store(why.clone()))).collect()
-        }
-        Err(error) => {
-            tracing::warn!(%error, "events are written one by one");
-            let mut outcomes = Vec::with_capacity(news.len());
-            let mut broken = None;
-            for at in 0..news.len() {
-                if let Some(why) = &broken {
-                    outcomes.push(Err(Unstored::Store(String::clone(why))));
-                    continue;
-                }
-                match append(app, news.clone(), at..at + 1).await {
-                    Ok(appended) => outcomes.extend(appended.into_iter().map(outcome)),
-                    Err(error) => {
-                        if !is_of_one_event(&error) {
-                            broken = Some(error.to_string());
-                        }
-                        outcomes.push(Err(error.into()));
-                    }
-                }
+/// What a batch came to whose commit nobody heard of.
+type Unheard = Arc<Mutex<Vec<Appended>>>;
+
+/// Writes a batch, however often the connection is lost meanwhile.
+async fn write(app: &App, mut news: Vec<NewEvent>, mut waiting: Vec<Waiting>) {
+    let mut unheard = None;
+    loop {
+        let now = Instant::now();
+        // One whose commit nobody heard of stays whole, to be recognised.
+        if unheard.is_none() && waiting.iter().any(|one| one.until <= now) {
+            let (late, in_time): (Vec<_>, Vec<_>) =
+                news.into_iter().zip(waiting).partition(|(_, one)| one.until <= now);
+            for (_, one) in late {
+                tell(one, Err(Unstored::Late));
             }
-            outcomes
+            (news, waiting) = in_time.into_iter().unzip();
         }
+        if waiting.iter().all(|one| one.until <= now) {
+            return waiting.into_iter().for_each(|one| tell(one, Err(Unstored::Late)));
+        }
+        let whole = Arc::new(news);
+        let appended = append(app, whole.clone(), 0..whole.len(), &mut unheard).await;
+        match appended {
+            Ok(appended) => {
+                let outcomes = appended.into_iter().map(outcome);
+                return waiting.into_iter().zip(outcomes).for_each(|(one, said)| tell(one, said));
+            }
+            Err((error, Left::Nothing)) => {
+                let outcomes = one_by_one(app, whole, error).await;
+                return waiting.into_iter().zip(outcomes).for_each(|(one, said)| tell(one, said));
+            }
+            Err((error, Left::Unreached | Left::Unknown)) => {
+                tracing::warn!(%error, events = whole.len(), "events wait for the database");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        // The attempt is over, and its thread has let go of them.
+        let Some(kept) = Arc::into_inner(whole) else { return };
+        news = kept;
     }
 }
 
+fn tell(waiting: Waiting, outcome: Result<(), Unstored>) {
+    // Whoever waited may be gone: a client that gave up.
+    let _ = waiting.done.send(outcome);
+}
+
+/// Writes each by itself, so that a bad event is alone in what it does.
+async fn one_by_one(
+    app: &App,
+    news: Arc<Vec<NewEvent>>,
+    error: DbError,
+) -> Vec<Result<(), Unstored>> {
+    let mut broken = (!is_of_one_event(&error)).then(|| error.to_string());
+    if broken.is_none() {
+        // A lone one is tried again too: on PostgreSQL it may have met another in a deadlock.
+        tracing::warn!(%error, "events are written one by one");
+    }
+    let mut outcomes = Vec::with_capacity(news.len());
+    for at in 0..news.len() {
+        if let Some(why) = &broken {
+            outcomes.push(Err(Unstored::Store(why.clone())));
+            continue;
+        }
+        match append(app, news.clone(), at..at + 1, &mut None).await {
+            Ok(appended) => outcomes.extend(appended.into_iter().map(outcome)),
+            Err((error, left)) => {
+                if left != Left::Nothing || !is_of_one_event(&error) {
+                    broken = Some(error.to_string());
+                }
+                outcomes.push(Err(error.into()));
+            }
+        }
+    }
+    outcomes
+}
+
+/// Appends some of a batch. `unheard` is what an earlier attempt came to, if nobody heard whether
+/// it was committed, and what this one came to if that goes the same way.
 async fn append(
     app: &App,
     news: Arc<Vec<NewEvent>>,
     which: std::ops::Range<usize>,
-) -> Result<Vec<Appended>, DbError> {
+    unheard: &mut Option<Unheard>,
+) -> Result<Vec<Appended>, (DbError, Left)> {
     // What the nodes read before they reported goes with it, and before it.
     let tokens = news[which.clone()].iter().map(|new| new.token).collect();
     let learnt = app.learnt.take_of(&tokens);
     let taught = learnt.clone();
+    let (before, now) = (unheard.clone(), Unheard::default());
+    let came_to = now.clone();
     let appended = app
         .db
-        .write("store events", move |tx| {
+        .write_on_kept("store events", move |tx| {
             let nodes = &news[which.clone()];
             events::hold(tx, nodes)?;
+            if let Some(before) = before {
+                let before = locked(&before).clone();
+                if events::are_stored(tx, &before)? {
+                    locked(&came_to).clone_from(&before);
+                    return Ok(before);
+                }
+            }
             boots::learn(tx, &taught)?;
-            Ok::<_, DbError>(events::append(tx, &news[which])?)
+            let appended = events::append(tx, &news[which])?;
+            locked(&came_to).clone_from(&appended);
+            Ok::<_, DbError>(appended)
         })
         .await;
-    if appended.is_err() {
+    if let Err((_, left)) = &appended {
         app.learnt.put_back(learnt);
+        if *left == Left::Unknown {
+            *unheard = Some(now);
+        }
     }
     appended
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn outcome(appended: Appended) -> Result<(), Unstored> {
     match appended {
-        Appended::Stored | Appended::Repeat => Ok(()),
+        Appended::Stored(_) | Appended::Repeat => Ok(()),
         Appended::Ended => Err(Unstored::Ended),
         Appended::Replayed => Err(Unstored::Replayed),
     }
@@ -394,6 +471,7 @@ mod tests {
             token: Id(Uuid::nil()),
             nonce: None,
             received_at: Timestamp::UNIX_EPOCH,
+            until: Instant::now() + Duration::from_mins(1),
             report: draft.unpack(bounds).unwrap(),
             done: oneshot::channel().0,
             shares: Vec::new(),

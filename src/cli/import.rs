@@ -69,7 +69,7 @@ fn open(file: &Path) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
     let shown = || file.display().to_string();
     let file = File::open(file).with_context(shown)?;
     let about = file.metadata().with_context(shown)?;
-    let size = about.is_file().then(|| about.len());
+    let size = about.is_file().then_some(about.len());
     Ok((Box::new(BufReader::with_capacity(1 << 16, file)), size))
 }
 

@@ -50,6 +50,15 @@ pub fn line(value: &Value) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{value}")?)
 }
 
+/// The same of many, which leave together.
+pub fn lines(values: &[Value]) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    for value in values {
+        writeln!(text, "{value}")?;
+    }
+    bytes(&text)
+}
+
 /// A line for people.
 pub fn text(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{}", plain(line))?)

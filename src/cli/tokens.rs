@@ -127,7 +127,7 @@ pub fn run(common: &Common, command: Token) -> anyhow::Result<()> {
                 let credentials = credentials.with_context(|| format!("token get {node}"))?;
                 output::object(common.output, &credentials)
             }
-            _ => get_many(common, &session, nodes, all, &project).context("token get"),
+            _ => get_many(common, &session, &nodes, all, &project).context("token get"),
         },
         Token::Show { system_id, project } => {
             let token = session.get(&format!("{}/token", project.node(&session, &system_id)?));
@@ -178,7 +178,7 @@ const BATCH: usize = 5000;
 fn get_many(
     common: &Common,
     session: &Session,
-    nodes: Vec<String>,
+    nodes: &[String],
     all: bool,
     project: &InProject,
 ) -> anyhow::Result<()> {
@@ -218,8 +218,7 @@ fn get_batch(
     let lines = answer.body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
     let mut got = lines.map(serde_json::from_slice).collect::<Result<Vec<Value>, _>>()?;
     if common.output == output::Format::Json {
-        let text: String = got.iter().map(|row| format!("{row}\n")).collect();
-        return output::bytes(text.as_bytes());
+        return output::lines(&got);
     }
     rows.append(&mut got);
     Ok(())

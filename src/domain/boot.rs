@@ -2,6 +2,7 @@
 //! it now. One boot gives the same state in whatever order its reports arrive.
 
 mod marks;
+mod packed;
 mod timeline;
 
 use jiff::{SignedDuration, Timestamp};

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_http::body::{BodySize, BoxBody, MessageBody as _};
 use actix_http::error::{ParseError, PayloadError};
@@ -24,6 +25,10 @@ use crate::http::answer::NoRequest;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Bytes of a body that are read or sent at a time.
 const PIECE: usize = 32 << 10;
+
+/// What is done to keep a connection whose body nobody wants.
+const A_MOMENT: Duration = Duration::from_millis(200);
+const MOST_UNWANTED: usize = 64 << 10;
 
 /// A connection while a request on it is answered.
 struct Exchange<T> {
@@ -71,8 +76,10 @@ where
     }
     let response = (worker.web)(request).await;
 
-    // A body that nobody read must not be taken for the next request.
-    let ends = is_last || worker.is_draining() || !exchange.borrow_mut().skip();
+    // A body that nobody read must not be taken for the next request. One that was announced with
+    // an `Expect` may never come.
+    let was_read = exchange.borrow_mut().skip() || (!expects && is_soon_whole(&exchange).await);
+    let ends = is_last || worker.is_draining() || !was_read;
     let sent = answer(&mut shared, response, is_head, ends).await.ok()?;
     drop(shared);
     // Somebody who still waits for the body gets no more of it.
@@ -82,6 +89,20 @@ where
     }
     close(io, !is_whole || !unread.is_empty()).await;
     None
+}
+
+/// Waits a moment for the rest of a body that nobody wants, if it is not much.
+async fn is_soon_whole<T: AsyncRead + Unpin>(exchange: &Rc<RefCell<Exchange<T>>>) -> bool {
+    let mut body = pin!(Shared(exchange.clone()));
+    let rest = async {
+        let mut left = MOST_UNWANTED;
+        while let Some(Ok(chunk)) = poll_fn(|context| body.as_mut().poll_next(context)).await {
+            left = left.checked_sub(chunk.len())?;
+        }
+        Some(())
+    };
+    let _ = tokio::time::timeout(A_MOMENT, rest).await;
+    exchange.borrow().is_whole
 }
 
 async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(

@@ -211,7 +211,6 @@ impl Worker {
         if told.await.is_err() {
             return;
         }
-        // What the kernel has connected already is not reset: it is taken, and asked once.
         self.draining.set(true);
         self.stopping.notify_waiters();
         let _ = accepting.await;
@@ -308,7 +307,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     };
     let stopping = worker.stopping();
     tokio::pin!(stopping);
-    loop {
+    while !worker.is_draining() {
         let ready = async {
             while worker.is_full() {
                 worker.ended.notified().await;
@@ -317,13 +316,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         };
         let ready = tokio::select! {
             ready = ready => ready,
-            () = &mut stopping => {
-                // Those that are in the queue came in time.
-                while !worker.is_full() && let Ok((socket, peer)) = take(listener.get_ref()) {
-                    worker.welcome(socket, peer);
-                }
-                return;
-            }
+            () = &mut stopping => break,
         };
         let Ok(mut ready) = ready else { return };
         for _ in 0..AT_ONCE {
@@ -350,6 +343,12 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         }
         drop(ready);
         tokio::task::yield_now().await;
+    }
+    // Those that are in the queue came in time.
+    while !worker.is_full()
+        && let Ok((socket, peer)) = take(listener.get_ref())
+    {
+        worker.welcome(socket, peer);
     }
 }
 

@@ -2,13 +2,12 @@
 //! and told of.
 
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rustls::crypto::ring;
@@ -16,11 +15,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{InconsistentKeys, InvalidMessage, ServerConfig};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
+use super::secured::Secured;
 use crate::config::{Settings, TlsFiles};
 use crate::domain::network::TrustedProxies;
 
@@ -126,17 +123,13 @@ impl Tls {
         let peer = super::source(self.plane, proxies, &mut stream, self.header_time).await?;
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
         let accept = async {
-            // Whoever goes away without a word was looking whether the port is open.
-            if matches!(stream.peek(&mut [0]).await, Ok(0) | Err(_)) {
-                return Ok(None);
-            }
-            TlsAcceptor::from(config).accept(stream).await.map(Some)
+            let mut secured = Secured::new(self, config, stream, peer)?;
+            let is_there = poll_fn(|context| secured.poll_handshake(context)).await?;
+            Ok::<_, io::Error>(is_there.then_some(secured))
         };
         match tokio::time::timeout(self.header_time, accept).await {
-            Ok(Ok(Some(stream))) => {
-                let secured = Secured { stream, tls: self.clone(), peer, has_spoken: false };
-                return Ok((secured, peer));
-            }
+            Ok(Ok(Some(secured))) => return Ok((secured, peer)),
+            // Whoever goes away without a word was looking whether the port is open.
             Ok(Ok(None)) => {}
             Ok(Err(error)) => self.tell(peer, &reason(&error)),
             Err(_) => self.tell(peer, "it took too long"),
@@ -145,7 +138,7 @@ impl Tls {
     }
 
     /// Logs a failed handshake, unless a flood of them has been logged enough.
-    fn tell(&self, peer: Option<SocketAddr>, reason: &str) {
+    pub fn tell(&self, peer: Option<SocketAddr>, reason: &str) {
         let Some(unsaid) = self.told.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return;
         };
@@ -168,56 +161,6 @@ impl Told {
         }
         self.lines += 1;
         Some(std::mem::take(&mut self.unsaid))
-    }
-}
-
-/// A connection whose handshake is done. Many clients look at the certificate's name only now, and
-/// leave without a word, let alone an alert, if it is not theirs: that is told of as well.
-pub struct Secured {
-    stream: TlsStream<TcpStream>,
-    tls: Arc<Tls>,
-    peer: Option<SocketAddr>,
-    has_spoken: bool,
-}
-
-impl AsyncRead for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.has_spoken |= buffer.filled().len() > before;
-        polled
-    }
-}
-
-impl AsyncWrite for Secured {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl Drop for Secured {
-    fn drop(&mut self) {
-        if !self.has_spoken {
-            let reason =
-                "it said nothing after the handshake: it may not believe the certificate's name";
-            self.tls.tell(self.peer, reason);
-        }
     }
 }
 
@@ -258,6 +201,8 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, String), TlsError> {
         .and_then(|mut config| {
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             config.ticketer = ring::Ticketer::new()?;
+            // Each connection brings one for the next.
+            config.send_tls13_tickets = 1;
             Ok(config)
         });
     match config {

@@ -23,7 +23,7 @@ pub struct Move<'m> {
 
 /// A fold that cannot be read begins anew: better than to refuse its node's reports for ever.
 fn read(column: &str) -> Fold {
-    serde_json::from_str(column).unwrap_or_default()
+    Fold::unpack(column).unwrap_or_default()
 }
 
 pub fn find(conn: &mut DbConnection, system_id: &str) -> QueryResult<Option<Fold>> {
@@ -76,7 +76,13 @@ pub fn advance(tx: &mut Tx, moves: &[Move]) -> QueryResult<()> {
             is_new |= advanced(&mut fold, one);
         }
         if is_new {
-            rows.push(Row::new(system_id, &fold, was)?);
+            let text = match tx.conn {
+                // A replica of the version before may read it.
+                DbConnection::Postgres(_) => serde_json::to_string(&fold),
+                DbConnection::Sqlite(_) => fold.pack(),
+            };
+            let text = text.map_err(|e| diesel::result::Error::SerializationError(e.into()))?;
+            rows.push(Row::new(system_id, &fold, text, was));
         }
     }
     write(tx, &rows)
@@ -114,12 +120,10 @@ struct Row<'r> {
     fails_at: Option<Micros>,
 }
 
-impl Row<'_> {
-    fn new<'r>(system_id: &'r str, fold: &Fold, was: Option<Shown>) -> QueryResult<Row<'r>> {
-        let text = serde_json::to_string(fold)
-            .map_err(|e| diesel::result::Error::SerializationError(e.into()))?;
+impl<'r> Row<'r> {
+    fn new(system_id: &'r str, fold: &Fold, text: String, was: Option<Shown>) -> Row<'r> {
         let fails_at = fold.fails_at().map(Micros::from);
-        Ok(Row { system_id, fold: text, shown: Shown::of(fold), was, fails_at })
+        Row { system_id, fold: text, shown: Shown::of(fold), was, fails_at }
     }
 }
 

@@ -14,7 +14,7 @@ use super::schema::{blobs as blobs_table, event_files, events, nodes as nodes_ta
 use super::{DbConnection, Tx, blobs};
 use crate::domain::report::Report;
 
-pub use append::{append, hold};
+pub use append::{append, are_stored, hold};
 
 /// An event that is to be stored.
 pub struct NewEvent {
@@ -31,7 +31,8 @@ pub struct NewEvent {
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    Stored,
+    /// As the event of this id.
+    Stored(Id),
     /// The same event was stored before.
     Repeat,
     /// Its token has ended since it was signed.

@@ -18,19 +18,22 @@ pub mod migrations;
 pub mod nodes;
 pub mod nonces;
 pub mod operator_tokens;
+#[cfg(test)]
+mod plans;
 pub mod pool;
 pub mod projects;
 pub mod schema;
 pub mod tokens;
 pub mod users;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use jiff::Timestamp;
+use r2d2::ManageConnection as _;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
@@ -54,6 +57,16 @@ pub enum DbError {
     Ended,
 }
 
+/// What a failed write may have left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    /// Nothing, and it is the connection that failed: on another it may be tried again.
+    Unreached,
+    /// The connection was lost at the commit: all of it or nothing.
+    Unknown,
+}
+
 /// A write in progress. Functions that change rows ask for this, so none can run outside
 /// [`Db::write`].
 pub struct Tx<'a> {
@@ -75,6 +88,10 @@ pub struct Db {
     /// Run after a commit that logged changes, before anybody is told of it.
     after_changes: Arc<OnceLock<AfterChanges>>,
     counts: Arc<Counts>,
+    /// The connection of the one writer. On `SQLite` all writes take it: what it has read of the
+    /// file stays good, since nobody else writes.
+    kept: Arc<Mutex<Option<pool::Pooled>>>,
+    is_sqlite: bool,
 }
 
 type AfterChanges = Box<dyn Fn(&mut DbConnection) + Send + Sync>;
@@ -97,12 +114,10 @@ impl Db {
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build(manager.clone())
             .map_err(|e| DbError::NoConnection(e.to_string()))?;
-        let turns = match url {
-            DatabaseUrl::Sqlite(_) => 1,
-            DatabaseUrl::Postgres(_) => connections as usize,
-        };
-        let turns = Arc::new(Semaphore::new(turns));
-        Ok(Db { pool, manager, turns, clock, counts, after_changes: Arc::default() })
+        let is_sqlite = matches!(url, DatabaseUrl::Sqlite(_));
+        let turns = Arc::new(Semaphore::new(if is_sqlite { 1 } else { connections as usize }));
+        let (after_changes, kept) = (Arc::default(), Arc::default());
+        Ok(Db { pool, manager, turns, clock, after_changes, counts, kept, is_sqlite })
     }
 
     /// What is to be done after each commit that logged changes; said once, at the start.
@@ -158,17 +173,40 @@ impl Db {
         E: From<DbError> + Send + 'static,
         T: Send + 'static,
     {
+        self.run(name, self.is_sqlite, f).await.map_err(|(error, _)| error)
+    }
+
+    /// The same on the one writer's own connection, which is opened anew as soon as that can be.
+    ///
+    /// # Errors
+    /// Whatever `f` says, or that the store could not be reached; and what that left behind.
+    pub async fn write_on_kept<T, E, F>(&self, name: &'static str, f: F) -> Result<T, (E, Left)>
+    where
+        F: FnOnce(&mut Tx) -> Result<T, E> + Send + 'static,
+        E: From<DbError> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.run(name, true, f).await
+    }
+
+    async fn run<T, E, F>(&self, name: &'static str, on_kept: bool, f: F) -> Result<T, (E, Left)>
+    where
+        F: FnOnce(&mut Tx) -> Result<T, E> + Send + 'static,
+        E: From<DbError> + Send + 'static,
+        T: Send + 'static,
+    {
         let turn = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
             self.counts.failed();
-            return Err(DbError::Busy.into());
+            return Err((DbError::Busy.into(), Left::Unreached));
         };
         let db = self.clone();
         let work = Work::of_this_task(Door::Write);
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let started = std::time::Instant::now();
-            let result = db.with_connection(work, |conn| {
+            let write = |conn: &mut DbConnection| {
+                let _working = Working::on(work);
                 Counts::forget_changes();
                 let (done, has_logged) = transaction(conn, db.clock.now(), f)?;
                 db.counts.keep_changes();
@@ -176,7 +214,8 @@ impl Db {
                     forget(conn);
                 }
                 Ok(done)
-            });
+            };
+            let result = if on_kept { db.with_kept(write) } else { db.with_pooled(write) };
             tracing::debug!(
                 write = name,
                 micros = started.elapsed().as_micros(),
@@ -184,7 +223,7 @@ impl Db {
             );
             result
         });
-        done.await.map_err(|_| DbError::Ended)?
+        done.await.map_err(|_| (DbError::Ended.into(), Left::Nothing))?
     }
 
     /// Whether the database answers a statement now.
@@ -208,21 +247,58 @@ impl Db {
         (state.idle_connections, state.connections.saturating_sub(state.idle_connections))
     }
 
-    fn with_connection<T, E: From<DbError>>(
+    fn with_connection<T>(
         &self,
         work: Work,
-        f: impl FnOnce(&mut DbConnection) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let mut pooled = self.pool.get().map_err(|e| {
-            self.counts.failed();
-            DbError::NoConnection(e.to_string())
-        })?;
+        f: impl FnOnce(&mut DbConnection) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
         let _working = Working::on(work);
-        let result = f(&mut pooled.conn);
-        if result.is_err() && meta::ping(&mut pooled.conn).is_err() {
-            self.manager.lost(&pooled);
+        self.with_pooled(|conn| f(conn).map_err(|e| (e, Left::Nothing))).map_err(|(error, _)| error)
+    }
+
+    fn with_pooled<T, E: From<DbError>>(
+        &self,
+        f: impl FnOnce(&mut DbConnection) -> Result<T, (E, Left)>,
+    ) -> Result<T, (E, Left)> {
+        let mut pooled = self.pool.get().map_err(|e| self.unreached(&e))?;
+        f(&mut pooled.conn).map_err(|failed| self.look_after(&mut pooled, failed))
+    }
+
+    fn with_kept<T, E: From<DbError>>(
+        &self,
+        f: impl FnOnce(&mut DbConnection) -> Result<T, (E, Left)>,
+    ) -> Result<T, (E, Left)> {
+        // A panic may leave a transaction open: then the connection has broken.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = kept.take();
+        whole.take_if(|pooled| self.manager.has_broken(pooled));
+        let mut pooled = match whole {
+            Some(pooled) => pooled,
+            None => self.manager.connect().map_err(|e| self.unreached(&e))?,
+        };
+        let done = f(&mut pooled.conn).map_err(|failed| self.look_after(&mut pooled, failed));
+        *kept = Some(pooled);
+        done
+    }
+
+    /// Whether it was the connection that failed.
+    fn look_after<E>(&self, pooled: &mut pool::Pooled, (error, left): (E, Left)) -> (E, Left) {
+        if meta::ping(&mut pooled.conn).is_ok() {
+            return (error, Left::Nothing);
         }
-        result
+        self.manager.lost(pooled);
+        match left {
+            // A file that fails does not come back by itself.
+            _ if self.is_sqlite => (error, Left::Nothing),
+            Left::Nothing => (error, Left::Unreached),
+            left => (error, left),
+        }
+    }
+
+    fn unreached<E: From<DbError>>(&self, error: &impl std::fmt::Display) -> (E, Left) {
+        self.counts.failed();
+        let left = if self.is_sqlite { Left::Nothing } else { Left::Unreached };
+        (DbError::NoConnection(error.to_string()).into(), left)
     }
 }
 
@@ -230,7 +306,7 @@ fn transaction<T, E: From<DbError>>(
     conn: &mut DbConnection,
     now: Timestamp,
     f: impl FnOnce(&mut Tx) -> Result<T, E>,
-) -> Result<(T, bool), E> {
+) -> Result<(T, bool), (E, Left)> {
     // A plain BEGIN on SQLite takes the write lock at the first write, and a reader that comes to
     // write there fails instead of waiting.
     match conn {
@@ -239,19 +315,19 @@ fn transaction<T, E: From<DbError>>(
         }
         DbConnection::Postgres(conn) => AnsiTransactionManager::begin_transaction(conn),
     }
-    .map_err(DbError::from)?;
+    .map_err(|e| (DbError::from(e).into(), Left::Nothing))?;
     let mut tx = Tx { conn, now, has_logged: false };
     let done = f(&mut tx);
     let has_logged = tx.has_logged;
     match done {
         Ok(value) => {
-            end(conn, true).map_err(DbError::from)?;
+            end(conn, true).map_err(|e| (DbError::from(e).into(), Left::Unknown))?;
             Ok((value, has_logged))
         }
         Err(error) => {
             // What went wrong first is what the caller needs to know.
             let _ = end(conn, false);
-            Err(error)
+            Err((error, Left::Nothing))
         }
     }
 }

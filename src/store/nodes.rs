@@ -35,19 +35,25 @@ macro_rules! rows {
                     .on(node_keys::system_id.eq(nodes::system_id).and(node_keys::state.eq("live"))),
             )
             .left_join(boots::table)
-            .select((
-                nodes::system_id,
-                nodes::hostname,
-                nodes::macs,
-                nodes::ssh_keys,
-                nodes::labels,
-                nodes::netboot,
-                nodes::reprovisions,
-                nodes::created_at,
-                projects::name,
-                node_keys::token_id.nullable(),
-                (boots::state, boots::fails_at).nullable(),
-            ))
+            .select(columns!())
+    };
+}
+
+macro_rules! columns {
+    () => {
+        (
+            nodes::system_id,
+            nodes::hostname,
+            nodes::macs,
+            nodes::ssh_keys,
+            nodes::labels,
+            nodes::netboot,
+            nodes::reprovisions,
+            nodes::created_at,
+            projects::name,
+            node_keys::token_id.nullable(),
+            (boots::state, boots::fails_at).nullable(),
+        )
     };
 }
 
@@ -125,13 +131,14 @@ pub fn find_many(
     system_ids: &[&str],
     now: Timestamp,
 ) -> QueryResult<Vec<Node>> {
-    rows!()
+    // Here and below the project is looked at afterwards: PostgreSQL, with a plan from when there
+    // were few nodes, would go through all of the project's to find these.
+    let rows: Vec<(Id, Row)> = rows!()
         .filter(nodes::system_id.eq_any(system_ids))
-        .filter(nodes::project_id.eq(project))
-        .load::<Row>(conn)?
-        .into_iter()
-        .map(|row| node(row, now))
-        .collect()
+        .select((nodes::project_id, columns!()))
+        .load(conn)?;
+    let mine = rows.into_iter().filter(|(of, _)| *of == project);
+    mine.map(|(_, row)| node(row, now)).collect()
 }
 
 /// The nodes of these hostnames, which are folded, in any order.
@@ -420,32 +427,20 @@ fn list_late(conn: &mut DbConnection, place: &Place) -> QueryResult<Found> {
     Ok(Found { ids, until })
 }
 
-/// Those of these nodes that are in the project.
-pub fn list_known(
-    conn: &mut DbConnection,
-    project: Id,
-    system_ids: &[String],
-) -> QueryResult<Vec<String>> {
-    nodes::table
-        .filter(nodes::project_id.eq(project))
-        .filter(nodes::system_id.eq_any(system_ids))
-        .select(nodes::system_id)
-        .load(conn)
-}
-
-/// The same, and holds their rows until the transaction ends, so that two changes to one node
-/// take turns. On `SQLite` the writer has the whole database already.
+/// Those of these nodes that are in the project, and holds their rows until the transaction ends,
+/// so that two changes to one node take turns. On `SQLite` the writer has the whole database
+/// already.
 pub fn lock(tx: &mut Tx, project: Id, system_ids: &[String]) -> QueryResult<Vec<String>> {
-    match tx.conn {
-        DbConnection::Sqlite(_) => list_known(tx.conn, project, system_ids),
-        DbConnection::Postgres(conn) => nodes::table
-            .filter(nodes::project_id.eq(project))
-            .filter(nodes::system_id.eq_any(system_ids))
-            .order(nodes::system_id)
-            .select(nodes::system_id)
-            .for_no_key_update()
-            .load(conn),
-    }
+    let named = nodes::table
+        .filter(nodes::system_id.eq_any(system_ids))
+        .order(nodes::system_id)
+        .select((nodes::system_id, nodes::project_id));
+    let known: Vec<(String, Id)> = match tx.conn {
+        DbConnection::Sqlite(conn) => named.load(conn)?,
+        DbConnection::Postgres(conn) => named.for_no_key_update().load(conn)?,
+    };
+    let mine = known.into_iter().filter(|(_, of)| *of == project);
+    Ok(mine.map(|(system_id, _)| system_id).collect())
 }
 
 /// Holds the rows of these nodes, in one order, until the transaction ends. On `SQLite` the writer

@@ -190,13 +190,19 @@ macro_rules! accepted {
         node_keys::table
             .inner_join(nodes::table)
             .inner_join(tokens::table.inner_join(consumers::table))
-            .select((
-                tokens::id,
-                node_keys::system_id,
-                consumers::consumer_key,
-                tokens::token_key,
-                tokens::sealed_secret,
-            ))
+            .select(live_columns!())
+    };
+}
+
+macro_rules! live_columns {
+    () => {
+        (
+            tokens::id,
+            node_keys::system_id,
+            consumers::consumer_key,
+            tokens::token_key,
+            tokens::sealed_secret,
+        )
     };
 }
 
@@ -206,12 +212,13 @@ pub fn find_live(
     project: Id,
     system_ids: &[String],
 ) -> QueryResult<Vec<Live>> {
-    let rows: Vec<LiveRow> = accepted!()
-        .filter(nodes::project_id.eq(project))
+    let rows: Vec<(Id, LiveRow)> = accepted!()
         .filter(node_keys::system_id.eq_any(system_ids))
         .filter(node_keys::state.eq(LIVE))
+        .select((nodes::project_id, live_columns!()))
         .load(conn)?;
-    Ok(rows.into_iter().map(live).collect())
+    let mine = rows.into_iter().filter(|(of, _)| *of == project);
+    Ok(mine.map(|(_, row)| live(row)).collect())
 }
 
 /// A token that is accepted at `now`, live or retiring.
@@ -543,15 +550,21 @@ pub fn count_stale(
     Ok(Counted { live: number(live), stale: number(stale), last })
 }
 
-/// The stale ones of the next `keys` tokens, at most `limit`, and where to go on from; none when
-/// there are no more.
+/// The tokens of a stretch that were asked for, and where the next begins; none when this was the
+/// last.
+pub struct Stretch {
+    pub tokens: Vec<(Id, TokenSummary)>,
+    pub last: Option<Id>,
+}
+
+/// The stale ones of the next `keys` tokens, at most `limit` of them.
 pub fn list_stale(
     conn: &mut DbConnection,
     before: StaleBefore,
     after: Id,
     keys: i64,
     limit: i64,
-) -> QueryResult<(Vec<(Id, TokenSummary)>, Option<Id>)> {
+) -> QueryResult<Stretch> {
     let last = find_end(conn, after, keys)?;
     let rows: Vec<SummaryRow> = stretch!(after, last.unwrap_or(LAST))
         .filter(is_stale!(before))
@@ -562,7 +575,7 @@ pub fn list_stale(
     let page: Vec<_> = rows.into_iter().map(summary).collect();
     let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows == limit);
     let last = if is_full { page.last().map(|(id, _)| *id) } else { last };
-    Ok((page, last))
+    Ok(Stretch { tokens: page, last })
 }
 
 /// Ends those of these tokens that are still stale now, and says which they were.

@@ -6,6 +6,7 @@ mod architecture;
 mod audit;
 mod bench;
 mod boot;
+mod bulk;
 mod capacity;
 mod claims;
 mod cli;

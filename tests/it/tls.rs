@@ -12,7 +12,7 @@ use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
 use crate::support::process::{Home, Process};
-use crate::support::tls::{Ca, Pair};
+use crate::support::tls::{Ca, Client, Pair};
 use crate::support::wire::{self, nonce};
 use crate::support::{NOW, Options, TestServer};
 
@@ -102,6 +102,30 @@ fn an_untrusted_ca_and_a_wrong_name_are_refused_by_the_client() {
         }
     }
     assert!(ca.client().connect(server.node, "127.0.0.1").is_ok());
+}
+
+#[test]
+fn an_old_ticket_is_no_hindrance_after_a_reload() {
+    let ca = Ca::new();
+    let home = Home::new();
+    let server = serve(&home, &ca.issue(&["127.0.0.1"]));
+    let clients = [&TLS12, &TLS13].map(|version| ca.client_of(version));
+    let kinds = |client: &Client| {
+        [(); 3].map(|()| {
+            let mut secured = client.connect(server.node, "127.0.0.1").unwrap();
+            assert_eq!(secured.get(ID, "").status, 401);
+            format!("{:?}", secured.stream.conn.handshake_kind().unwrap())
+        })
+    };
+    for client in &clients {
+        assert_eq!(kinds(client), ["Full", "Resumed", "Resumed"]);
+    }
+    ca.issue(&["127.0.0.1"]).write(home.dir.path(), "pair");
+    server.signal(Signal::HUP);
+    said(&server, "the certificate was read anew", 2);
+    for client in &clients {
+        assert_eq!(kinds(client), ["Full", "Resumed", "Resumed"]);
+    }
 }
 
 #[test]

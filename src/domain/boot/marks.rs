@@ -81,6 +81,20 @@ pub(super) enum Word {
     Skipped,
 }
 
+impl Word {
+    /// In the order of their numbers.
+    pub const ALL: [Word; 8] = [
+        Word::Nothing,
+        Word::Success,
+        Word::Warn,
+        Word::Fail,
+        Word::Found,
+        Word::Missing,
+        Word::Restored,
+        Word::Skipped,
+    ];
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// The node's time, and ours.

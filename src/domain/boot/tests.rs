@@ -530,8 +530,27 @@ proptest! {
         }
         let kept = serde_json::to_string(&node.fold).unwrap();
         prop_assert!(kept.len() < 24_000, "{} bytes", kept.len());
-        let again: Fold = serde_json::from_str(&kept).unwrap();
-        prop_assert_eq!(again, node.fold);
+        prop_assert_eq!(&Fold::unpack(&kept).unwrap(), &node.fold);
+        let packed = node.fold.pack().unwrap();
+        prop_assert!(packed.len() < kept.len());
+        prop_assert_eq!(Fold::unpack(&packed).unwrap(), node.fold);
+    }
+}
+
+#[test]
+fn a_packed_fold_comes_back_and_is_half_as_long_or_less() {
+    for suite in SUITES {
+        let mut node = Node::new();
+        for boot in ["normal", "reboot", "script-fails", "script-failed-reboot"] {
+            node.boot(&recorded(&format!("{suite}-{boot}")));
+            let (written, packed) =
+                (serde_json::to_string(&node.fold).unwrap(), node.fold.pack().unwrap());
+            assert_eq!(Fold::unpack(&packed).unwrap(), node.fold);
+            assert!(packed.len() * 2 < written.len(), "{} of {}", packed.len(), written.len());
+        }
+    }
+    for bad in ["", "[]", "[2,[null,null,null,null],0,[false,false,[]],[],[null,false],[],[]]"] {
+        assert!(Fold::unpack(bad).is_err(), "{bad}");
     }
 }
 

@@ -25,15 +25,12 @@ use crate::store::DbError;
 use crate::store::counts;
 use crate::telemetry::RequestLine;
 use crate::telemetry::metrics::Plane;
-use reports::Body;
+use reports::{Body, Until};
 use route::{Path, Target};
 
 /// Clients have no timeout after their first request (`read_maas_seed_url` reads with none), so
 /// the first byte has to come by itself, whatever happens behind it.
 const DEADLINE: Duration = Duration::from_secs(8);
-
-/// The same for the first half of a post, which then has its body to read and a commit to wait for.
-const SIGN_IN: Duration = Duration::from_secs(4);
 
 /// Bytes of a form body that HMAC covers, held before it is known who sent them.
 const FORM_BYTES: usize = 64 << 10;
@@ -149,7 +146,8 @@ async fn receive<'r>(
 
 async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Answer {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let until = tokio::time::Instant::now() + if reads { DEADLINE } else { SIGN_IN };
+    let post_until = Until::from_now();
+    let until = if reads { tokio::time::Instant::now() + DEADLINE } else { post_until.into() };
     let late = |_| unavailable("deadline", None);
     let signed = tokio::time::timeout_at(until, sign_in(request, app, &received)).await;
     let signed = match signed.map_err(late) {
@@ -180,8 +178,10 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
         (&Method::POST, Target::Status(_) | Target::Version) => {
             let body = received.body;
             let taken = match target {
-                Target::Status(named) => reports::status(request, app, signed, named, body).await,
-                _ => reports::operation(request, app, signed, body).await,
+                Target::Status(named) => {
+                    reports::status(request, app, signed, named, body, post_until).await
+                }
+                _ => reports::operation(request, app, signed, body, post_until).await,
             };
             taken.map_or_else(|answer| answer, Answer::from)
         }

@@ -1,6 +1,6 @@
 //! What a node posts: status events, signals, and its netboot flag.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
@@ -14,10 +14,35 @@ use crate::domain::report::{Bounds, Draft, Form, Refused, Report, Unsignalled, f
 use crate::http::answer::source;
 use crate::http::body;
 
-/// How long a post waits for room in memory, and how long for the disk: with the signature's own
-/// time its answer begins within the 10 s that a client is promised.
-const ROOM: Duration = Duration::from_secs(1);
-const COMMIT: Duration = Duration::from_secs(3);
+/// How long a post may take in all, signature, room and commit: its answer begins within the 10 s
+/// that a client is promised.
+const PATIENCE: Duration = Duration::from_secs(9);
+
+/// When a post is turned away if it is not done by then.
+#[derive(Clone, Copy)]
+pub struct Until(Instant);
+
+impl Until {
+    /// Of a post that has come just now, but for its body.
+    #[must_use]
+    pub fn from_now() -> Until {
+        Until(Instant::now() + PATIENCE)
+    }
+
+    /// Waits for our own doing until then; past it, the trouble is ours.
+    async fn wait<T>(self, doing: impl Future<Output = Option<T>>) -> Taken<T> {
+        match tokio::time::timeout_at(self.0.into(), doing).await {
+            Ok(Some(done)) => Ok(done),
+            _ => Err(unavailable("overload", None)),
+        }
+    }
+}
+
+impl From<Until> for tokio::time::Instant {
+    fn from(until: Until) -> tokio::time::Instant {
+        until.0.into()
+    }
+}
 
 /// A body may be this slow at first, and then no slower than 8 KiB/s.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
@@ -40,12 +65,13 @@ pub async fn status(
     signed: SignedNode,
     named: &str,
     body: Body,
+    mut until: Until,
 ) -> Taken<HttpResponse> {
     if named != signed.system_id() {
         let response = text(StatusCode::FORBIDDEN, "Not authenticated as this node.");
         return Err(Answer { reason: "other_node", ..response.into() });
     }
-    let (mut body, share) = read(request, app, &signed, body).await?;
+    let (mut body, share) = read(request, app, &signed, body, &mut until).await?;
     let size = body.len();
     let bounds = bounds(app);
     // The work owns its room in memory: a client that leaves does not end it.
@@ -54,11 +80,11 @@ pub async fn status(
     let mut shares = vec![share];
     let most = draft.most_unpacked(bounds);
     if most > 0 {
-        shares.push(within(ROOM, app.reports.unpacked.take(most)).await?);
+        shares.push(until.wait(app.reports.unpacked.take(most)).await?);
     }
     let unpack = move || Ok((draft.unpack(bounds)?, shares));
     let (report, shares) = off_thread(most, unpack).await?;
-    store(request, app, signed, report, shares).await?;
+    store(request, app, signed, report, shares, until).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -68,8 +94,9 @@ pub async fn operation(
     app: &App,
     signed: SignedNode,
     body: Body,
+    mut until: Until,
 ) -> Taken<HttpResponse> {
-    let (body, share) = read(request, app, &signed, body).await?;
+    let (body, share) = read(request, app, &signed, body, &mut until).await?;
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let bounds = bounds(app);
@@ -86,11 +113,11 @@ pub async fn operation(
                 };
                 invalid(&why)
             })?;
-            store(request, app, signed, report, vec![share]).await?;
+            store(request, app, signed, report, vec![share], until).await?;
         }
         Some(flag @ ("netboot_on" | "netboot_off")) => {
             let set = reports::set_netboot(app, signed, flag == "netboot_on");
-            let set = within(COMMIT, async { Some(set.await) }).await?;
+            let set = until.wait(async { Some(set.await) }).await?;
             set.map_err(|unstored| turned_down(request, app, unstored))?;
         }
         named => return Err(unrecognised("POST", named)),
@@ -124,6 +151,7 @@ async fn read(
     app: &App,
     signed: &SignedNode,
     body: Body,
+    until: &mut Until,
 ) -> Taken<(BytesMut, Share)> {
     let limit = app.limits.report_bytes;
     let size = match &body {
@@ -137,13 +165,16 @@ async fn read(
         return Err(too_large(&format!("a report is at most {limit} bytes")));
     }
     let room = app.reports.room(signed.system_id(), size);
-    let (share, _turn) = within(ROOM, room).await?;
+    let (share, _turn) = until.wait(room).await?;
     let bytes = match body {
         Body::Read(bytes) => bytes,
         Body::Coming(payload) => {
             let slowest = u64::try_from(size / BODY_LEAST_PER_SECOND).unwrap_or(u64::MAX);
             let patience = BODY_PATIENCE + Duration::from_secs(slowest);
+            let began = Instant::now();
             let read = tokio::time::timeout(patience, body::read(request, payload, limit)).await;
+            // The time counts from the request's last byte.
+            until.0 += began.elapsed();
             match read {
                 Ok(Ok(bytes)) => bytes,
                 Ok(Err(error)) => {
@@ -169,10 +200,11 @@ async fn store(
     signed: SignedNode,
     report: Report,
     shares: Vec<Share>,
+    until: Until,
 ) -> Taken<()> {
     let kind = report.event_type.as_str();
-    let stored = reports::store(app, signed, report, shares);
-    let stored = within(COMMIT, async { Some(stored.await) }).await?;
+    let stored = reports::store(app, signed, report, shares, until.0);
+    let stored = until.wait(async { Some(stored.await) }).await?;
     stored.map_err(|unstored| turned_down(request, app, unstored))?;
     app.metrics.event(kind);
     Ok(())
@@ -187,15 +219,8 @@ fn turned_down(request: &HttpRequest, app: &App, unstored: Unstored) -> Answer {
             refuse(app, source(request), &Refusal::Nonce { reason: "nonce_spent" })
         }
         Unstored::Full => unavailable("queue_full", None),
+        Unstored::Late => unavailable("overload", None),
         Unstored::Store(why) => unavailable("store", Some(why)),
-    }
-}
-
-/// Waits for our own doing no longer than `patience`; past it, the trouble is ours.
-async fn within<T>(patience: Duration, doing: impl Future<Output = Option<T>>) -> Taken<T> {
-    match tokio::time::timeout(patience, doing).await {
-        Ok(Some(done)) => Ok(done),
-        _ => Err(unavailable("overload", None)),
     }
 }
 

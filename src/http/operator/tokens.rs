@@ -187,7 +187,7 @@ pub async fn cull(
     while let Some(page) = cull.next(&shared.app).await? {
         tokens.extend(page);
         if tokens.len() > MOST_AT_ONCE {
-            return Ok(streamed(shared, cull, dry_run, tokens));
+            return Ok(streamed(shared, cull, dry_run, &tokens));
         }
     }
     Ok(HttpResponse::Ok().json(Culled { dry_run, tokens }))
@@ -202,10 +202,10 @@ fn streamed(
     shared: web::Data<Shared>,
     cull: Cull,
     dry_run: bool,
-    first: Vec<TokenSummary>,
+    first: &[TokenSummary],
 ) -> HttpResponse {
     let begun = format!("{{\"dry_run\":{dry_run},\"tokens\":[");
-    let begun = Ok(Bytes::from([begun.into_bytes(), items(&first)].concat()));
+    let begun = Ok(Bytes::from([begun.into_bytes(), items(first)].concat()));
     let rest = stream::try_unfold(Some((shared, cull)), async |under_way| {
         let Some((shared, mut cull)) = under_way else { return Ok(None) };
         let page = match cull.next(&shared.app).await {

@@ -31,14 +31,14 @@ fn distinct(batch: &[NewEvent]) -> Vec<&str> {
 /// Stores a batch of events, each on its own merits, and says what became of each. Its nodes must
 /// be held ([`hold`]).
 pub fn append(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<Vec<Appended>> {
-    let mut became = vec![Appended::Stored; batch.len()];
+    let mut became: Vec<Appended> = batch.iter().map(|new| Appended::Stored(Id(new.id))).collect();
     refuse_ended(tx, batch, &mut became)?;
     refuse_replayed(tx, batch, &mut became)?;
     insert(tx, batch, &mut became)?;
     let stored: Vec<&NewEvent> = batch
         .iter()
         .zip(&became)
-        .filter_map(|(new, became)| (*became == Appended::Stored).then_some(new))
+        .filter_map(|(new, became)| matches!(became, Appended::Stored(_)).then_some(new))
         .collect();
     let on_their_way: BTreeSet<(&str, Id)> = stored
         .iter()
@@ -58,6 +58,19 @@ pub fn append(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<Vec<Appended>> {
     Ok(became)
 }
 
+/// Whether a batch whose commit nobody heard of was committed: of its events, all or none are
+/// there. Its nodes must be held, so that it is not still on its way.
+pub fn are_stored(tx: &mut Tx, became: &[Appended]) -> QueryResult<bool> {
+    let stored = became.iter().find_map(|became| match became {
+        Appended::Stored(id) => Some(*id),
+        _ => None,
+    });
+    // Where there was nothing to store there is nothing to do again.
+    let Some(id) = stored else { return Ok(true) };
+    let found: i64 = events::table.filter(events::id.eq(id)).count().get_result(tx.conn)?;
+    Ok(found > 0)
+}
+
 /// Those whose tokens have ended since they were signed.
 fn refuse_ended(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> QueryResult<()> {
     let ids: BTreeSet<Id> = batch.iter().map(|new| new.token).collect();
@@ -75,7 +88,7 @@ fn refuse_replayed(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> 
     let mut theirs = Vec::new();
     let mut spending = Vec::new();
     for (new, became) in batch.iter().zip(became) {
-        if let (Some(nonce), Appended::Stored) = (&new.nonce, &*became) {
+        if let (Some(nonce), Appended::Stored(_)) = (&new.nonce, &*became) {
             spending.push(nonce);
             theirs.push(became);
         }
@@ -101,7 +114,7 @@ struct Row<'e> {
 fn insert(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> QueryResult<()> {
     let mut rows = Vec::with_capacity(batch.len());
     for (at, new) in batch.iter().enumerate() {
-        if became[at] != Appended::Stored {
+        if !matches!(became[at], Appended::Stored(_)) {
             continue;
         }
         rows.push(Row {
@@ -124,6 +137,7 @@ fn insert(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> QueryResu
             became[row.at] = Appended::Repeat;
             continue;
         }
+        became[row.at] = Appended::Stored(row.id);
         for (file, ordinal) in row.new.report.files.iter().zip(0..) {
             insert_file(tx, row.id, ordinal, &file.path, file.content.as_deref())?;
         }
