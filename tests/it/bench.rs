@@ -69,6 +69,52 @@ fn without_nginx_there_is_no_ratio_and_somebody_says_so() {
     assert!(is_empty(scratch.path()), "nothing is left behind");
 }
 
+fn modes(output: &Output) -> Vec<String> {
+    let report = report(output);
+    let rows = report["read"].as_array().expect("a row a mode");
+    rows.iter().for_each(is_measured);
+    rows.iter().map(|row| row["mode"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn reads_over_tls_are_measured_with_whole_handshakes_and_with_sessions_taken_up_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let output = bench_read(scratch.path(), &["--tls"]);
+    assert_eq!(modes(&output), ["new_tls", "resumed_tls"]);
+    assert!(is_empty(scratch.path()), "nothing is left behind");
+}
+
+#[test]
+fn reads_signed_with_hmac_are_measured_where_every_nonce_is_judged() {
+    let scratch = tempfile::tempdir().unwrap();
+    let args = ["--hmac", "--plaintext-replay", "refuse", "--database", database()];
+    let output = bench_read(scratch.path(), &args);
+    assert_eq!(modes(&output), ["kept_alive", "new_connection"]);
+    let report = report(&output);
+    assert_eq!(
+        (&report["signing"], &report["database"]),
+        (&"hmac-sha256".into(), &database().into())
+    );
+    assert_eq!(report["read_db_writes"], 0, "no read waits for a write");
+    for name in ["rss_mib", "rss_mib_read_once"] {
+        assert!(report[name].as_f64().is_some_and(|mib| mib > 1.0), "{name}: {report}");
+    }
+}
+
+#[test]
+fn a_flood_of_unknown_keys_is_turned_away_beside_reads_that_are_answered() {
+    let scratch = tempfile::tempdir().unwrap();
+    let args = ["--flood", "200", "--rate", "100", "--nginx", "/nowhere"];
+    let report = report(&bench_read(scratch.path(), &args));
+    let flood = &report["flood"];
+    assert!(flood["refused_401"].as_u64() > Some(0), "{flood}");
+    assert_eq!(flood["other"], 0, "nobody unknown is answered well: {flood}");
+    for figures in [&flood["with"], &flood["without"]] {
+        is_measured(figures);
+    }
+    assert!(flood["p99_ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{flood}");
+}
+
 #[test]
 fn a_server_that_is_named_is_not_measured_yet() {
     let scratch = tempfile::tempdir().unwrap();

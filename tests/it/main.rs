@@ -7,6 +7,7 @@ mod audit;
 mod bench;
 mod boot;
 mod bulk;
+mod capacity;
 mod claims;
 mod cli;
 mod cli_identity;

@@ -445,18 +445,16 @@ impl Connection<'_> {
 
     /// Takes what has come; says whether it was the last.
     fn read(&mut self) -> io::Result<bool> {
-        let Some(stream) = &mut self.stream else { return Ok(true) };
-        let mut room = [0; 4096];
+        let Some(stream) = &self.stream else { return Ok(true) };
         loop {
-            match stream.read(&mut room) {
+            self.answer.reserve(1024);
+            let room = self.answer.capacity() - self.answer.len();
+            let read = rustix::io::read(stream, rustix::buffer::spare_capacity(&mut self.answer));
+            match read.map_err(io::Error::from) {
                 Ok(0) => return Ok(true),
-                Ok(read) => {
-                    self.answer.extend_from_slice(&room[..read]);
-                    // An edge comes again with the next bytes.
-                    if read < room.len() {
-                        return Ok(false);
-                    }
-                }
+                // An edge comes again with the next bytes.
+                Ok(read) if read < room => return Ok(false),
+                Ok(_) => {}
                 Err(e) if is_for_later(&e) => return Ok(false),
                 Err(e) => return Err(e),
             }

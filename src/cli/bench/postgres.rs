@@ -1,14 +1,15 @@
 //! A throwaway `PostgreSQL`, as durable as a real one: it fsyncs what it commits.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Signal, kill_process};
 
 use super::process::{Cores, Process};
+use crate::store::DatabaseUrl;
+use crate::store::pool::Manager;
 
 pub struct Postgres {
     pub process: Process,
@@ -69,11 +70,10 @@ impl Postgres {
         postgres.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
         postgres.args(["-c", "max_connections=200", "-c", "shared_buffers=128MB"]);
         let mut process = Process::start(&mut postgres, cores, dir.join("postgres.log"))?;
-        let is_up = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-        process.wait_until(is_up).await.context("postgres")?;
-        // It listens a moment before it takes anybody in.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         let url = format!("postgres://bench@127.0.0.1:{port}/postgres");
+        let manager = Manager::new(DatabaseUrl::parse(&url).map_err(anyhow::Error::msg)?);
+        // It listens a moment before it takes anybody in.
+        process.wait_until(|| manager.open().is_ok()).await.context("postgres")?;
         Ok(Postgres { process, url, port })
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -128,6 +129,11 @@ impl OwnServer {
         let started = serve(&self.state, &self.log, cores, &listen, &self.arguments).await;
         (self.process, self.session) = started.context("the restart")?;
         Ok(())
+    }
+
+    /// CPU time of a database that is a process of its own.
+    pub fn database_cpu(&self) -> Option<Duration> {
+        self.postgres.as_ref()?.process.cpu()
     }
 
     /// What its database takes on disk, unwritten logs included.

@@ -198,6 +198,7 @@ async fn measure(common: &Common, flags: &Storm) -> anyhow::Result<(Value, Optio
     let bytes = met.own().and_then(OwnServer::database_bytes);
     let before = Scrape::take(met.session()?).unwrap_or_default();
     let cpu = (met.own().and_then(|own| own.process.cpu()), own_cpu());
+    let database_cpu = met.own().and_then(OwnServer::database_cpu);
     let started = Instant::now();
     let threads = cores.generator;
     let mut shares = Vec::new();
@@ -234,6 +235,7 @@ async fn measure(common: &Common, flags: &Storm) -> anyhow::Result<(Value, Optio
         }
     };
     let generator_cpu = since(cpu.1, own_cpu());
+    let database_cpu = since(database_cpu, met.own().and_then(OwnServer::database_cpu));
     let after = Scrape::take(met.session()?).unwrap_or_default();
     let statements = |kind: &str| {
         let of_killed = used.2.for_node_reads(kind);
@@ -260,6 +262,7 @@ async fn measure(common: &Common, flags: &Storm) -> anyhow::Result<(Value, Optio
     let figures = Figures {
         seconds,
         server_cpu,
+        database_cpu,
         generator_busy: generator_cpu.map(|busy| busy / seconds / as_f64(threads as u64)),
         rss_mib: met.own().and_then(|own| own.process.rss_mib()),
         read_statements,
@@ -320,6 +323,7 @@ async fn settled(
 struct Figures {
     seconds: f64,
     server_cpu: Option<f64>,
+    database_cpu: Option<f64>,
     generator_busy: Option<f64>,
     rss_mib: Option<f64>,
     read_statements: Option<f64>,
@@ -395,7 +399,12 @@ fn judge(
             "events_lost": events_lost,
             "read_db_statements": rounded(figures.read_statements, 0),
             "read_db_writes": rounded(figures.read_writes, 0),
+            "boots_per_s": rounded(Some(f64::from(flags.nodes) / figures.seconds), 1),
+            "boots_per_core_s":
+                rounded(figures.server_cpu.map(|cpu| f64::from(flags.nodes) / cpu), 1),
             "cpu_us_per_request": rounded(figures.server_cpu.map(|cpu| cpu * 1e6 / requests), 1),
+            "database_cpu_us_per_request":
+                rounded(figures.database_cpu.map(|cpu| cpu * 1e6 / requests), 1),
             "generator_busy": rounded(figures.generator_busy, 2),
             "rss_mib": rounded(figures.rss_mib, 1),
             "database_bytes_per_boot": rounded(figures.growth, 0),
