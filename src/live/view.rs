@@ -39,7 +39,7 @@ const MOST_WAITING: usize = 8192;
 /// cloud-init never asks a second time.
 const REACH: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// The same answer to the same token teaches nothing new within this.
+/// The same use of the same token teaches nothing new within this, in microseconds.
 const TAUGHT_FOR: i64 = 5_000_000;
 
 type Key = [u8; KEY_LENGTH];
@@ -197,7 +197,7 @@ impl Entry {
     /// Whether its use now is worth noting.
     #[must_use]
     pub fn notes_use(&self, now: Timestamp) -> bool {
-        is_due(&self.used, now.as_microsecond(), 1_000_000)
+        is_due(&self.used, now.as_microsecond(), TAUGHT_FOR)
     }
 
     /// Whether serving this item now, or a listing, is worth noting.
