@@ -323,6 +323,8 @@ impl Server {
         let keep_ended_tokens = settings.keep_ended_tokens;
         let (keep_audit, keep_events) = (settings.keep_audit, settings.keep_events);
         self.tasks.push(tokio::spawn(actions::reports::run(self.app.clone())));
+        let db = self.app.db.clone();
+        self.tasks.push(tokio::spawn(async move { db.run_checkpoints().await }));
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);

@@ -2,6 +2,7 @@
 //! it wrote the one before.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,8 @@ impl Drop for Turn<'_> {
 /// Events on their way to the disk.
 pub struct Reports {
     lanes: Mutex<Lanes>,
+    /// How many may wait in a lane.
+    pub most_waiting: AtomicUsize,
     more: Notify,
     /// Large bodies that are being read, and their events that wait.
     large: Memory,
@@ -140,6 +143,7 @@ impl Reports {
     pub fn new(body: usize, unpacked: usize) -> Reports {
         Reports {
             lanes: Mutex::default(),
+            most_waiting: AtomicUsize::new(MOST_WAITING),
             more: Notify::new(),
             large: Memory::new(body.saturating_mul(8)),
             small: Memory::new(SMALL.saturating_mul(MOST_SMALL)),
@@ -175,7 +179,7 @@ impl Reports {
             EventType::Finish | EventType::Signal => &mut lanes.finish,
             EventType::Start | EventType::Progress => &mut lanes.other,
         };
-        if lane.len() >= MOST_WAITING {
+        if lane.len() >= self.most_waiting.load(Ordering::Relaxed) {
             return Err(Unstored::Full);
         }
         lane.push_back(queued);

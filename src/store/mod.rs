@@ -26,15 +26,16 @@ pub mod schema;
 pub mod tokens;
 pub mod users;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use diesel::QueryResult;
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager};
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use jiff::Timestamp;
 use r2d2::ManageConnection as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Clock;
 use counts::{Counts, Door, Work, Working};
@@ -43,6 +44,9 @@ pub use pool::{DatabaseUrl, DbConnection};
 
 /// How long a request waits for a connection or for its turn to write.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often `SQLite`'s log is taken over to its file, if there is something in it.
+const CHECKPOINT: Duration = Duration::from_millis(250);
 
 /// Why the store did not answer. To a caller, each of these is 503.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +96,8 @@ pub struct Db {
     /// file stays good, since nobody else writes.
     kept: Arc<Mutex<Option<pool::Pooled>>>,
     is_sqlite: bool,
+    /// Whether something was committed since the last checkpoint.
+    has_written: Arc<AtomicBool>,
 }
 
 type AfterChanges = Box<dyn Fn(&mut DbConnection) + Send + Sync>;
@@ -116,8 +122,8 @@ impl Db {
             .map_err(|e| DbError::NoConnection(e.to_string()))?;
         let is_sqlite = matches!(url, DatabaseUrl::Sqlite(_));
         let turns = Arc::new(Semaphore::new(if is_sqlite { 1 } else { connections as usize }));
-        let (after_changes, kept) = (Arc::default(), Arc::default());
-        Ok(Db { pool, manager, turns, clock, after_changes, counts, kept, is_sqlite })
+        let (after_changes, kept, has_written) = Default::default();
+        Ok(Db { pool, manager, turns, clock, after_changes, counts, kept, is_sqlite, has_written })
     }
 
     /// What is to be done after each commit that logged changes; said once, at the start.
@@ -210,6 +216,7 @@ impl Db {
                 Counts::forget_changes();
                 let (done, has_logged) = transaction(conn, db.clock.now(), f)?;
                 db.counts.keep_changes();
+                db.has_written.store(true, Ordering::Relaxed);
                 if has_logged && let Some(forget) = db.after_changes.get() {
                     forget(conn);
                 }
@@ -224,6 +231,41 @@ impl Db {
             result
         });
         done.await.map_err(|_| (DbError::Ended.into(), Left::Nothing))?
+    }
+
+    /// Takes what was committed from `SQLite`'s log to its file while writes go on, so that no
+    /// commit has to; runs for ever.
+    pub async fn run_checkpoints(&self) {
+        if !self.is_sqlite {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(CHECKPOINT).await;
+            if !self.has_written.swap(false, Ordering::Relaxed) {
+                continue;
+            }
+            let mut done = self.checkpoint(None).await;
+            // What came meanwhile is little; with it done too, the log begins anew.
+            if done.is_ok()
+                && let Ok(turn) = self.turns.clone().acquire_owned().await
+            {
+                done = self.checkpoint(Some(turn)).await;
+            }
+            if let Err(error) = done {
+                tracing::warn!(%error, "the log of the database is taken over later");
+            }
+        }
+    }
+
+    async fn checkpoint(&self, turn: Option<OwnedSemaphorePermit>) -> Result<(), DbError> {
+        self.read(move |conn| {
+            let _turn = turn;
+            match conn {
+                DbConnection::Sqlite(conn) => conn.batch_execute("PRAGMA wal_checkpoint(PASSIVE)"),
+                DbConnection::Postgres(_) => Ok(()),
+            }
+        })
+        .await
     }
 
     /// Whether the database answers a statement now.
@@ -274,7 +316,7 @@ impl Db {
         whole.take_if(|pooled| self.manager.has_broken(pooled));
         let mut pooled = match whole {
             Some(pooled) => pooled,
-            None => self.manager.connect().map_err(|e| self.unreached(&e))?,
+            None => self.manager.open_kept().map_err(|e| self.unreached(&e))?,
         };
         let done = f(&mut pooled.conn).map_err(|failed| self.look_after(&mut pooled, failed));
         *kept = Some(pooled);

@@ -150,6 +150,19 @@ impl Manager {
         );
     }
 
+    /// A connection for all that is written: on `SQLite` it remembers more of the file.
+    ///
+    /// # Errors
+    /// The backend's own reason why there is no connection.
+    pub fn open_kept(&self) -> Result<Pooled, ConnectionError> {
+        let mut pooled = r2d2::ManageConnection::connect(self)?;
+        if let DbConnection::Sqlite(conn) = &mut pooled.conn {
+            conn.batch_execute("PRAGMA cache_size = -16384")
+                .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        }
+        Ok(pooled)
+    }
+
     /// # Errors
     /// The backend's own reason why there is no connection.
     pub fn open(&self) -> Result<DbConnection, ConnectionError> {
@@ -159,9 +172,11 @@ impl Manager {
                 let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
                 // FULL: an acknowledged write survives power loss. Writers queue in front of the
                 // database, so the busy timeout is only met when another process holds it.
+                // The log is taken over beside the writes; by a commit only when it gets long.
                 conn.batch_execute(
                     "PRAGMA busy_timeout = 2000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                     PRAGMA foreign_keys = ON;",
+                     PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 16384; \
+                     PRAGMA journal_size_limit = 67108864;",
                 )
                 .map_err(setup)?;
                 Ok(DbConnection::Sqlite(conn))

@@ -3,21 +3,17 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nodeinit::clock::Clock;
-use nodeinit::maintenance::key;
-use nodeinit::store::DatabaseUrl;
-use nodeinit::store::pool::Manager;
 use serde_json::{Value, json};
 
-use crate::support::cable::{Cable, Relay, authority};
+use crate::support::cable::{Cable, authority, cabled};
 use crate::support::plane::{READS, assert_refused, date, without_names};
 use crate::support::process::Home;
 use crate::support::wire::{Connection, request};
-use crate::support::{Method, Node, Options, Reply, TestDatabase, TestServer, rows};
+use crate::support::{Method, Node, Options, Reply, TestServer, rows};
 
 const ID: &str = "/latest/meta-data/instance-id";
 const ID_PATH: &str = "/MAAS/metadata/latest/meta-data/instance-id";
@@ -502,33 +498,9 @@ fn a_stored_secret_that_does_not_open_is_503_and_says_nothing() {
     assert_unavailable(&node.get(ID));
 }
 
-/// A server whose database hangs on a cable.
-fn cabled() -> (TestServer, Node, Cable) {
-    let dir = Arc::new(tempfile::Builder::new().prefix("cable").tempdir().unwrap());
-    let database = Arc::new(TestDatabase::new(dir.path()));
-    let mut options = Options::default();
-    let cable = if database.is_postgres() {
-        key::make(&dir.path().join("secret.key")).unwrap();
-        let (host, _) = authority(database.url());
-        let (relay, address) = Relay::start(host.clone());
-        options =
-            options.flag("database-url", &database.url().replacen(&host, &address.to_string(), 1));
-        Some(Cable::Relay(relay))
-    } else {
-        None
-    };
-    let server = TestServer::open(options, dir, database).map_err(|e| e.to_string()).unwrap();
-    let node = server.node("n1");
-    let cable = cable.unwrap_or_else(|| {
-        let url = DatabaseUrl::parse(server.database.url()).unwrap();
-        Cable::File(Manager::new(url).open().unwrap())
-    });
-    (server, node, cable)
-}
-
 #[test]
 fn d11_a_server_cut_from_its_database_serves_from_memory_for_5_s_then_503_then_again() {
-    let (server, node, mut cable) = cabled();
+    let (server, node, mut cable) = cabled(Options::default());
     let cold = server.node("n2");
     assert_eq!(node.get(ID).brief(), (200, "n1".to_owned()));
     cable.cut();
@@ -586,7 +558,7 @@ fn d11_a_server_cut_from_its_database_serves_from_memory_for_5_s_then_503_then_a
 
 #[test]
 fn d25_a_database_that_says_nothing_is_503_within_10_seconds() {
-    let (server, node, cable) = cabled();
+    let (server, node, cable) = cabled(Options::default());
     let started = Instant::now();
     let silent = Duration::from_secs(10);
     match &cable {

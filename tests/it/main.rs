@@ -49,6 +49,7 @@ mod readme;
 mod reissue;
 mod replicas;
 mod reports;
+mod reports_away;
 mod reports_cli;
 mod reports_kept;
 mod support;

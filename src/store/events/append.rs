@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -117,14 +118,19 @@ fn insert(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> QueryResu
         if !matches!(became[at], Appended::Stored(_)) {
             continue;
         }
+        let node_time = new.report.timestamp.as_ref().and_then(Stamp::instant);
         rows.push(Row {
             at,
             id: Id(new.id),
             new,
-            node_time: new.report.timestamp.as_ref().and_then(Stamp::instant).map(Micros::from),
+            node_time: node_time.map(Micros::from),
             extra: serde_json::to_string(&new.report.extra)
                 .map_err(|e| diesel::result::Error::SerializationError(e.into()))?,
-            repeat_of: repeat_of(new),
+            repeat_of: repeat_of(new).map(|digest| match tx.conn {
+                // A replica of the version before looks for the digest alone.
+                DbConnection::Postgres(_) => digest.to_vec(),
+                DbConnection::Sqlite(_) => in_time(node_time, &digest),
+            }),
         });
     }
     if rows.is_empty() {
@@ -215,7 +221,7 @@ fn insert_row(conn: &mut SqliteConnection, row: &Row) -> QueryResult<bool> {
 
 /// What makes two events one: same node, origin, name, type and time. A digest, since PostgreSQL
 /// indexes no name of 64 KiB.
-fn repeat_of(new: &NewEvent) -> Option<Vec<u8>> {
+fn repeat_of(new: &NewEvent) -> Option<[u8; 32]> {
     let report = &new.report;
     let timestamp = report.timestamp.as_ref()?.as_str();
     let mut hash = Sha256::new();
@@ -225,7 +231,14 @@ fn repeat_of(new: &NewEvent) -> Option<Vec<u8>> {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    Some(hash.finalize().to_vec())
+    Some(hash.finalize().into())
+}
+
+/// The digest behind the time it is of: what is reported together is indexed together, on a few
+/// pages that a commit writes, and not on one for each event.
+fn in_time(node_time: Option<Timestamp>, digest: &[u8; 32]) -> Vec<u8> {
+    let micros = node_time.map_or(0, Timestamp::as_microsecond);
+    [&micros.to_be_bytes(), digest.as_slice()].concat()
 }
 
 fn insert_file(

@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nodeinit::store::DbConnection;
+use nodeinit::maintenance::key;
+use nodeinit::store::pool::Manager;
+use nodeinit::store::{DatabaseUrl, DbConnection};
+
+use super::{Node, Options, TestDatabase, TestServer};
 
 /// A database that can be taken away and given back.
 pub enum Cable {
@@ -109,4 +113,27 @@ pub fn authority(url: &str) -> (String, String) {
     let authority = rest.split(['/', '?']).next().unwrap();
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     (host.to_owned(), user.to_owned())
+}
+
+/// A server whose database hangs on a cable.
+pub fn cabled(mut options: Options) -> (TestServer, Node, Cable) {
+    let dir = Arc::new(tempfile::Builder::new().prefix("cable").tempdir().unwrap());
+    let database = Arc::new(TestDatabase::new(dir.path()));
+    let cable = if database.is_postgres() {
+        key::make(&dir.path().join("secret.key")).unwrap();
+        let (host, _) = authority(database.url());
+        let (relay, address) = Relay::start(host.clone());
+        options =
+            options.flag("database-url", &database.url().replacen(&host, &address.to_string(), 1));
+        Some(Cable::Relay(relay))
+    } else {
+        None
+    };
+    let server = TestServer::open(options, dir, database).map_err(|e| e.to_string()).unwrap();
+    let node = server.node("n1");
+    let cable = cable.unwrap_or_else(|| {
+        let url = DatabaseUrl::parse(server.database.url()).unwrap();
+        Cable::File(Manager::new(url).open().unwrap())
+    });
+    (server, node, cable)
 }
