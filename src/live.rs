@@ -306,14 +306,13 @@ impl Pace {
     /// How long until the next would be taken.
     pub fn take(&self, name: &str, at: Instant) -> Result<(), Duration> {
         let mut buckets = locked(&self.shards[shard(name)]);
-        let is_new = !buckets.contains_key(name);
-        if is_new && buckets.len() >= MOST_PACED {
-            buckets.retain(|_, bucket| self.filled(bucket, at) < self.burst);
-        }
-        if is_new {
-            buckets.insert(name.to_owned(), Bucket { left: self.burst, at });
-        }
-        let Some(bucket) = buckets.get_mut(name) else { return Ok(()) };
+        let Some(bucket) = buckets.get_mut(name) else {
+            if buckets.len() >= MOST_PACED {
+                buckets.retain(|_, bucket| self.filled(bucket, at) < self.burst);
+            }
+            buckets.insert(name.to_owned(), Bucket { left: self.burst - 1.0, at });
+            return Ok(());
+        };
         bucket.left = self.filled(bucket, at);
         bucket.at = at;
         if bucket.left >= 1.0 {

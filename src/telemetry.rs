@@ -94,12 +94,12 @@ impl RequestLine<'_> {
         put_escaped(out, self.method);
         out.extend_from_slice(b"\",\"route\":\"");
         put_escaped(out, self.route);
-        // Writing to memory cannot fail.
-        let _ = write!(
-            out,
-            "\",\"status\":{},\"bytes\":{},\"micros\":{}",
-            self.status, self.bytes, self.micros
-        );
+        out.extend_from_slice(b"\",\"status\":");
+        put_number(out, self.status.into());
+        out.extend_from_slice(b",\"bytes\":");
+        put_number(out, self.bytes);
+        out.extend_from_slice(b",\"micros\":");
+        put_number(out, self.micros);
         for (name, value) in [
             (",\"request_id\":\"", self.request_id),
             (",\"peer\":\"", self.peer),
@@ -131,6 +131,21 @@ impl RequestLine<'_> {
     }
 }
 
+/// A number in digits: `write!` takes ten times as long, and a request has five of them.
+pub fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
 /// As the other lines have it: RFC 3339 in UTC, to the microsecond.
 fn put_timestamp(out: &mut Vec<u8>) {
     thread_local! {
@@ -147,7 +162,12 @@ fn put_timestamp(out: &mut Vec<u8>) {
         }
         out.extend_from_slice(text.as_bytes());
     });
-    let _ = write!(out, ".{micros:06}Z");
+    out.push(b'.');
+    let from = out.len();
+    // One more digit in front keeps the zeros.
+    put_number(out, u64::from(micros.unsigned_abs()) + 1_000_000);
+    out.remove(from);
+    out.push(b'Z');
 }
 
 /// The inside of a JSON string.

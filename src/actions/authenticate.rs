@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::App;
 use crate::domain::credentials::PlaintextReplay;
 use crate::live::view::{Entry, Standing, Unfilled};
@@ -120,14 +122,14 @@ pub async fn authenticate(
     request: &SignedRequest<'_>,
 ) -> Result<SignedNode, Refusal> {
     let entry = app.view.find(&claim.token_key).await?;
-    let signed = judge(app, claim, request, entry)?;
+    let signed = judge(app, claim, request, entry, app.clock.now())?;
     let patience = if request.method == "POST" { POST_PATIENCE } else { Duration::ZERO };
     keep_pace(app, signed.system_id(), patience).await?;
     Ok(signed)
 }
 
 /// The same for a token that has been found, or for one that there is not, and for a request that
-/// waits for nothing.
+/// waits for nothing. `now` and `at` are the same instant.
 ///
 /// # Errors
 /// [`Refusal`].
@@ -136,10 +138,11 @@ pub fn judge_read(
     claim: &Claim<'_>,
     request: &SignedRequest<'_>,
     entry: Option<Arc<Entry>>,
+    (now, at): (Timestamp, Instant),
 ) -> Result<SignedNode, Refusal> {
-    let signed = judge(app, claim, request, entry)?;
+    let signed = judge(app, claim, request, entry, now)?;
     let too_many = |retry_after| Refusal::TooMany { retry_after };
-    app.pace.take(signed.system_id(), Instant::now()).map_err(too_many)?;
+    app.pace.take(signed.system_id(), at).map_err(too_many)?;
     Ok(signed)
 }
 
@@ -148,8 +151,8 @@ fn judge(
     claim: &Claim<'_>,
     request: &SignedRequest<'_>,
     entry: Option<Arc<Entry>>,
+    now: Timestamp,
 ) -> Result<SignedNode, Refusal> {
-    let now = app.clock.now();
     // An unknown token is verified too, against a secret nobody has: every refusal has done the
     // same work.
     let Some(entry) = entry else {
@@ -182,7 +185,7 @@ fn believe(
     claim: &Claim<'_>,
     request: &SignedRequest<'_>,
     entry: &Entry,
-    now: jiff::Timestamp,
+    now: Timestamp,
 ) -> Result<Option<WriteNonce>, Refusal> {
     let consumer_is_its_own = entry.consumer_key().is(&claim.consumer_key);
     let signature_is_good = verify(claim, request, "", entry.secret().expose());

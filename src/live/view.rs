@@ -39,7 +39,7 @@ const MOST_WAITING: usize = 8192;
 /// cloud-init never asks a second time.
 const REACH: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// The same answer to the same token teaches nothing new within this.
+/// The same use of the same token teaches nothing new within this, in microseconds.
 const TAUGHT_FOR: i64 = 5_000_000;
 
 type Key = [u8; KEY_LENGTH];
@@ -197,7 +197,7 @@ impl Entry {
     /// Whether its use now is worth noting.
     #[must_use]
     pub fn notes_use(&self, now: Timestamp) -> bool {
-        is_due(&self.used, now.as_microsecond(), 1_000_000)
+        is_due(&self.used, now.as_microsecond(), TAUGHT_FOR)
     }
 
     /// Whether serving this item now, or a listing, is worth noting.
@@ -323,16 +323,17 @@ impl View {
 
     /// Whether what is in memory may be served: the change log was read a short while ago.
     #[must_use]
-    pub fn is_confirmed(&self) -> bool {
+    pub fn is_confirmed(&self, at: Instant) -> bool {
         let confirmed = Duration::from_millis(self.confirmed.load(Ordering::Relaxed));
-        self.started.elapsed().saturating_sub(confirmed) <= CONFIRMED_FOR
+        let since = at.saturating_duration_since(self.started);
+        since.saturating_sub(confirmed) <= CONFIRMED_FOR
     }
 
     /// The token in memory, if it is there and may be relied on.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+    pub fn get(&self, key: &str, at: Instant) -> Option<Arc<Entry>> {
         let key: Key = key.as_bytes().try_into().ok()?;
-        let entry = self.tokens.get(&key).filter(|_| self.is_confirmed())?;
+        let entry = self.tokens.get(&key).filter(|_| self.is_confirmed(at))?;
         self.hits.fetch_add(1, Ordering::Relaxed);
         Some(entry)
     }
@@ -351,7 +352,7 @@ impl View {
         // No token has a key that does not look like one.
         let looks_like_one = TokenKey::parse(key).and_then(|_| key.as_bytes().try_into().ok());
         let Some(key): Option<Key> = looks_like_one else { return Ok(None) };
-        if !self.is_confirmed() {
+        if !self.is_confirmed(Instant::now()) {
             return Err(Unfilled::Store("the database has not answered for a while".into()));
         }
         if let Some(entry) = self.tokens.get(&key) {
@@ -653,7 +654,7 @@ mod tests {
         }
 
         fn hostname(&self, key: &str) -> Option<String> {
-            self.view.get(key).map(|entry| hostname(&entry))
+            self.view.get(key, Instant::now()).map(|entry| hostname(&entry))
         }
     }
 

@@ -175,7 +175,11 @@ where
         match step {
             Step::Answered { keep: false, .. } => return close(io, !pending.is_empty()).await,
             Step::Answered { .. } => fresh = true,
-            Step::Partial if pending.is_empty() => wait.until(Instant::now() + KEEP_ALIVE),
+            Step::Partial if pending.is_empty() => {
+                if answered {
+                    wait.until(Instant::now() + KEEP_ALIVE);
+                }
+            }
             Step::Partial => {
                 searched = pending.len();
                 // The first head of a connection has had its time since it was opened.
@@ -203,8 +207,9 @@ where
                         return close(io, !pending.is_empty()).await;
                     }
                 } else {
-                    let served = exchange::serve(worker, io, pending, peer).await;
-                    let Some((kept, left)) = served else { return };
+                    // On the heap, for as long as it takes: connections are many, exchanges few.
+                    let exchange = Box::pin(exchange::serve(worker, io, pending, peer));
+                    let Some((kept, left)) = exchange.await else { return };
                     (io, pending) = (kept, left);
                 }
                 (answered, in_head) = (true, false);
@@ -311,6 +316,11 @@ impl Worker {
             pending.extend_from_slice(&scratch[done..read]);
         } else {
             pending.advance(done);
+        }
+        // Some clients end a request with a line too many: that is not the next one's beginning.
+        if matches!(step, Step::Partial) && pending.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+        {
+            pending.clear();
         }
         let fresh = matches!(step, Step::Answered { keep: true, .. });
         let step = if fresh && pending.is_empty() { Step::Partial } else { step };

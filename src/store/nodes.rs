@@ -393,16 +393,19 @@ fn list_labelled(
 }
 
 macro_rules! boots_of {
-    ($place:expr, $boots:expr, $until:expr) => {
+    ($place:expr, $boots:expr, $until:expr) => {{
+        // No join: it could begin with all nodes of the project.
+        let mine = nodes::table
+            .filter(nodes::system_id.eq(boots::system_id))
+            .filter(nodes::project_id.eq($place.project));
         $boots
-            .inner_join(nodes::table)
             .filter(boots::system_id.gt($place.after))
             .filter(boots::system_id.le($until))
-            .filter(nodes::project_id.eq($place.project))
+            .filter(diesel::dsl::exists(mine))
             .order(boots::system_id)
             .limit($place.limit)
             .select(boots::system_id)
-    };
+    }};
 }
 
 /// Those of the next nodes in a state whose deadline has not passed.

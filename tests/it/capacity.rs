@@ -69,6 +69,7 @@ fn outside_its_rows_the_capacity_page_has_no_figure_but_the_number_of_cores() {
     for line in page().lines().filter(|line| !line.starts_with("| ")) {
         let numbers: Vec<&str> =
             line.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty()).collect();
-        assert!(numbers.iter().all(|number| **number == cpus.to_string()), "{line}");
+        let cpus = cpus.to_string();
+        assert!(numbers.iter().all(|number| **number == cpus), "{line}");
     }
 }

@@ -16,6 +16,7 @@ const VERSION: u8 = 1;
 type Packed<B, S, T, M, O> = (u8, [Option<i64>; 4], i64, B, S, T, M, O);
 type Whole = Packed<(bool, bool, Vec<Known>), Vec<Service>, (Option<String>, bool), Marks, Others>;
 type Service = (String, [Option<(i64, String)>; 5]);
+type Items<'i> = (&'i str, &'i [Option<(i64, String)>; 5]);
 type Marks = Vec<Short>;
 type Others = Vec<(String, Short)>;
 
@@ -34,7 +35,7 @@ impl Fold {
             .iter()
             .map(|other| (other.who.as_str(), from.shorten(0, &other.mark)))
             .collect();
-        let served: Vec<(&str, &[Option<(i64, String)>; 5])> =
+        let served: Vec<Items<'_>> =
             served.iter().map(|served| (served.token.as_str(), &served.items)).collect();
         let packed: Packed<_, _, _, _, _> = (
             VERSION,

@@ -19,8 +19,8 @@ use crate::http::answer::{micros, put_date, request_id, shown_peer};
 use crate::live::seconds;
 use crate::live::view::Entry;
 use crate::oauth::{Claim, SignedRequest};
-use crate::telemetry::RequestLine;
 use crate::telemetry::metrics::Plane;
+use crate::telemetry::{RequestLine, put_number};
 
 /// A GET or HEAD without a body, of HTTP/1.0 or 1.1, whose headers are within their limit. Its
 /// target begins with a slash, and a request of HTTP/1.1 has exactly one `Host`.
@@ -60,7 +60,7 @@ struct Asked<'h> {
 pub fn at_once(app: &App, head: &Head<'_>, out: &mut Vec<u8>) -> Lane {
     let started = Instant::now();
     let Some(asked) = read(app, head) else { return Lane::NotOurs };
-    match app.view.get(&asked.claim.token_key) {
+    match app.view.get(&asked.claim.token_key, started) {
         Some(entry) => answer(app, head, &asked, Ok(Some(entry)), started, out),
         None => Lane::Cold,
     }
@@ -130,7 +130,9 @@ fn answer(
         },
         _ => None,
     };
-    let judged = found.and_then(|found| judge_read(app, &asked.claim, &asked.signed, found));
+    let now = app.clock.now();
+    let at = (now, started);
+    let judged = found.and_then(|found| judge_read(app, &asked.claim, &asked.signed, found, at));
     let signed = match judged {
         Ok(signed) => signed,
         Err(refusal) => {
@@ -156,7 +158,7 @@ fn answer(
             Served::UnknownItem | Served::NotAllowed => return Lane::NotOurs,
         };
     let is_get = head.method == "GET";
-    app.learnt.read(entry, item.filter(|_| is_get), app.clock.now());
+    app.learnt.read(entry, item.filter(|_| is_get), now);
     let id = request_id(app);
     begin(out, status, body.len(), &id, head);
     out.extend_from_slice(b"content-type: ");
@@ -165,7 +167,7 @@ fn answer(
     if is_get {
         out.extend_from_slice(body);
     }
-    app.metrics.authenticated(asked.claim.timestamp, seconds(app.clock.now()));
+    app.metrics.authenticated(asked.claim.timestamp, seconds(now));
     let done =
         Done { status, bytes: body.len(), started, id: &id, who: &entry.system_id, reason: "" };
     note(app, head, asked, &done);
@@ -194,13 +196,12 @@ fn source(app: &App, head: &Head<'_>) -> Option<std::net::IpAddr> {
 
 /// What every answer begins with.
 fn begin(out: &mut Vec<u8>, status: StatusCode, length: usize, id: &str, head: &Head<'_>) {
-    use std::io::Write as _;
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    // Writing to memory cannot fail.
-    let _ = write!(out, "\r\ncontent-length: {length}");
+    out.extend_from_slice(b"\r\ncontent-length: ");
+    put_number(out, length as u64);
     out.extend_from_slice(b"\r\nvary: Authorization\r\ncache-control: no-store\r\nx-request-id: ");
     out.extend_from_slice(id.as_bytes());
     out.extend_from_slice(b"\r\ndate: ");
