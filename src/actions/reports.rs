@@ -19,8 +19,9 @@ use crate::store::columns::Id;
 use crate::store::events::{self, Appended, NewEvent};
 use crate::store::{DbError, Left, Tx, boots, nodes, nonces, tokens};
 
-/// Events that wait to be written, of each of the two lanes.
-const MOST_WAITING: usize = 4096;
+/// Events that wait to be written, of each of the two lanes: ten thousand machines that boot at
+/// once have one each under way.
+const MOST_WAITING: usize = 16_384;
 /// Events of one commit, and the bytes of their files.
 const MOST_WRITTEN: usize = 256;
 const MOST_WRITTEN_BYTES: usize = 16 << 20;
