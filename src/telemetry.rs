@@ -173,7 +173,8 @@ fn put_timestamp(out: &mut Vec<u8>) {
 /// The inside of a JSON string.
 fn put_escaped(out: &mut Vec<u8>, text: &str) {
     let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
-    if text.bytes().all(is_plain) {
+    // To its end, without a branch for each byte.
+    if text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
         return out.extend_from_slice(text.as_bytes());
     }
     for byte in text.bytes() {

@@ -163,10 +163,12 @@ fn judge(
     };
     match believe(app, claim, request, &entry, now) {
         Ok(nonce) => {
-            if let Some(stamp) = claim.timestamp.and_then(|stamp| i64::try_from(stamp).ok())
-                && entry.notes_skew(stamp.saturating_sub(now.as_second()), now)
-            {
-                app.observed.signed(&entry.system_id, claim.timestamp, now);
+            if let Some(stamp) = claim.timestamp.and_then(|stamp| i64::try_from(stamp).ok()) {
+                let seconds = stamp.saturating_sub(now.as_second());
+                if entry.notes_skew(seconds, now) {
+                    app.observed.signed(&entry.system_id, claim.timestamp, now);
+                    app.metrics.skewed(seconds.unsigned_abs());
+                }
             }
             app.learnt.used(&entry, now);
             Ok(SignedNode { entry, nonce })

@@ -29,13 +29,22 @@ pub struct RequestId(pub String);
 /// A request's name in the log and in its answer: 16 hexadecimal digits.
 #[must_use]
 pub fn request_id(app: &App) -> String {
-    let mut text = String::with_capacity(16);
-    for byte in app.mint.bytes::<8>() {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
+    shown_id(&request_digits(app)).to_owned()
+}
+
+/// The same where nobody keeps it.
+#[must_use]
+pub fn request_digits(app: &App) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (two, byte) in digits.chunks_exact_mut(2).zip(app.mint.bytes::<8>()) {
+        two.copy_from_slice(&[byte >> 4, byte & 15].map(|d| b"0123456789abcdef"[usize::from(d)]));
     }
-    text
+    digits
+}
+
+#[must_use]
+pub fn shown_id(digits: &[u8; 16]) -> &str {
+    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 /// Why bytes on a connection did not become a request.

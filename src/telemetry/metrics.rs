@@ -233,13 +233,15 @@ impl Metrics {
         None
     }
 
-    /// Counts a good signature, and how far its clock is off.
-    pub fn authenticated(&self, timestamp: Option<u64>, now: u64) {
+    /// Counts a good signature.
+    pub fn authenticated(&self) {
         self.authenticated.inc();
-        if let Some(timestamp) = timestamp {
-            #[expect(clippy::cast_precision_loss, reason = "seconds between dates are few")]
-            self.skew.observe(timestamp.abs_diff(now) as f64);
-        }
+    }
+
+    /// A node's clock is off by so many seconds; told once in a while of each node.
+    pub fn skewed(&self, seconds: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "seconds between dates are few")]
+        self.skew.observe(seconds as f64);
     }
 
     /// Counts a refusal by its bounded reason.

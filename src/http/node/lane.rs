@@ -15,8 +15,7 @@ use super::{Answer, DEADLINE, claim, refuse, scheme, unavailable};
 use crate::actions::App;
 use crate::actions::authenticate::{Refusal, judge_read};
 use crate::domain::boot::Item;
-use crate::http::answer::{micros, put_date, request_id, shown_peer};
-use crate::live::seconds;
+use crate::http::answer::{micros, put_date, request_digits, request_id, shown_id, shown_peer};
 use crate::live::view::Entry;
 use crate::oauth::{Claim, SignedRequest};
 use crate::telemetry::metrics::Plane;
@@ -159,17 +158,17 @@ fn answer(
         };
     let is_get = head.method == "GET";
     app.learnt.read(entry, item.filter(|_| is_get), now);
-    let id = request_id(app);
-    begin(out, status, body.len(), &id, head);
+    let id = request_digits(app);
+    let id = shown_id(&id);
+    begin(out, status, body.len(), id, head);
     out.extend_from_slice(b"content-type: ");
     out.extend_from_slice(content_type.as_bytes());
     out.extend_from_slice(b"\r\n\r\n");
     if is_get {
         out.extend_from_slice(body);
     }
-    app.metrics.authenticated(asked.claim.timestamp, seconds(now));
-    let done =
-        Done { status, bytes: body.len(), started, id: &id, who: &entry.system_id, reason: "" };
+    app.metrics.authenticated();
+    let done = Done { status, bytes: body.len(), started, id, who: &entry.system_id, reason: "" };
     note(app, head, asked, &done);
     Lane::Answered
 }

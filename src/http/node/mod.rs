@@ -19,7 +19,6 @@ use super::{Shared, body};
 use crate::actions::App;
 use crate::actions::authenticate::{Refusal, SignedNode, authenticate, claim};
 use crate::domain::limits::Limits;
-use crate::live::seconds;
 use crate::oauth::{Claim, Method as SignatureMethod, SignedRequest};
 use crate::store::DbError;
 use crate::store::counts;
@@ -152,8 +151,7 @@ async fn answer(request: &HttpRequest, app: &App, received: Received<'_>) -> Ans
     let signed = tokio::time::timeout_at(until, sign_in(request, app, &received)).await;
     let signed = match signed.map_err(late) {
         Ok(Ok(signed)) => {
-            let now = seconds(app.clock.now());
-            app.metrics.authenticated(received.claim.timestamp, now);
+            app.metrics.authenticated();
             signed
         }
         Ok(Err(refusal)) => return refuse(app, source(request), &refusal),
