@@ -346,6 +346,9 @@ impl Server {
                     Ok(tokens) => tracing::info!(tokens, "swept"),
                     Err(error) => tracing::warn!(%error, "the sweep will try again"),
                 }
+                if let Err(error) = actions::cull::sweep_changes(&app).await {
+                    tracing::warn!(%error, "the sweep of the change log will try again");
+                }
                 match actions::reports::sweep(&app, keep_events).await {
                     Ok(0) => {}
                     Ok(events) => tracing::info!(events, "swept"),

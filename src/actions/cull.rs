@@ -15,7 +15,7 @@ use crate::domain::policy::Action;
 use crate::live::Learnt;
 use crate::store::columns::Id;
 use crate::store::tokens::{self, StaleBefore, Stretch};
-use crate::store::{Tx, boots, claims};
+use crate::store::{Tx, boots, changes, claims};
 
 /// Tokens ended, or rows deleted, by one transaction: the write lock is never held through a
 /// boot storm.
@@ -219,6 +219,23 @@ pub async fn sweep(app: &App, keep: Duration) -> Result<usize, Failure> {
         swept += gone;
         if gone == 0 {
             return Ok(swept);
+        }
+    }
+}
+
+/// Deletes what every process has read of the change log.
+///
+/// # Errors
+/// Only the store's.
+pub async fn sweep_changes(app: &App) -> Result<usize, Failure> {
+    let end = app.db.read(changes::find_newest).await?;
+    let Some(until) = app.view.swept_until(end, Instant::now()) else { return Ok(0) };
+    let mut swept = 0;
+    loop {
+        let sweep = move |tx: &mut Tx| Ok::<_, Failure>(changes::delete_until(tx, until, BATCH)?);
+        match app.db.write("sweep changes", sweep).await? {
+            0 => return Ok(swept),
+            some => swept += some,
         }
     }
 }

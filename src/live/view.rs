@@ -31,6 +31,9 @@ use crate::store::{Db, DbConnection, DbError, nodes};
 const CONFIRMED_FOR: Duration = Duration::from_secs(5);
 /// How often the change log is read: what another replica ended is felt within a second.
 pub const POLL: Duration = Duration::from_millis(250);
+/// Rows of the change log are kept this long at least. Whoever has not read them by then has not
+/// served anything for minutes, and a transaction that wrote them has long been over.
+const LOGGED_FOR: Duration = Duration::from_mins(5);
 /// Keys that are looked up together.
 const BATCH: usize = 256;
 /// Keys that wait to be looked up. Whoever knows none of them can fill only this.
@@ -295,6 +298,8 @@ pub struct View {
     more: Notify,
     turns: AtomicU64,
     log: Mutex<Option<Position>>,
+    /// Where the log ended at each sweep, the oldest first.
+    ends: Mutex<VecDeque<(Instant, i64)>>,
     started: Instant,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -314,6 +319,7 @@ impl View {
             more: Notify::new(),
             turns: AtomicU64::new(0),
             log: Mutex::default(),
+            ends: Mutex::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             started: Instant::now(),
@@ -523,6 +529,20 @@ impl View {
         *log = Some(now);
         self.confirm(began);
         Ok(())
+    }
+
+    /// Notes where the log ends now. Up to what is returned it may be swept.
+    pub fn swept_until(&self, end: Option<i64>, now: Instant) -> Option<i64> {
+        let mut ends = locked(&self.ends);
+        ends.extend(end.map(|end| (now, end)));
+        let mut until = None;
+        while let Some((at, end)) = ends.front().copied()
+            && now.saturating_duration_since(at) >= LOGGED_FOR
+        {
+            until = Some(end);
+            ends.pop_front();
+        }
+        until
     }
 
     fn confirm(&self, began: Duration) {
@@ -781,6 +801,22 @@ mod tests {
             (0..MOST_WAITING).map(|n| ask(&scene.view, key(1_000_000 + n))).collect();
         assert!(matches!(now(scene.view.find(&key(9))), Err(Unfilled::Store(_))));
         drop(asked);
+    }
+
+    #[test]
+    fn the_log_is_swept_up_to_where_it_ended_minutes_ago() {
+        let view = View::new(1 << 20);
+        let start = Instant::now();
+        let at = |minutes: u64| start + Duration::from_mins(minutes);
+        assert_eq!(view.swept_until(None, at(0)), None);
+        for minute in 1..=5 {
+            assert_eq!(view.swept_until(Some(10 * minute.cast_signed()), at(minute)), None);
+        }
+        assert_eq!(view.swept_until(Some(60), at(6)), Some(10));
+        assert_eq!(view.swept_until(Some(70), at(6)), None, "once");
+        // A sweep that is late takes all that is due.
+        assert_eq!(view.swept_until(None, at(30)), Some(70));
+        assert_eq!(view.swept_until(None, at(60)), None);
     }
 
     #[test]

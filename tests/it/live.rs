@@ -355,3 +355,32 @@ fn everybody_is_served_their_own_while_it_is_changed() {
         assert_eq!(keys, format!("ssh-ed25519 AAAA {turn}"));
     }
 }
+
+#[test]
+fn the_change_log_is_deleted_from_its_beginning_a_few_rows_at_a_time() {
+    use nodeinit::clock::Clock;
+    use nodeinit::store::{DatabaseUrl, Db, DbError};
+    let home = Home::new();
+    home.run(&["migrate"]).done();
+    let mut conn = rows::open(&home.database);
+    for key in ["a", "b", "c", "d"] {
+        logged(&mut conn, key);
+    }
+    let newest = log::find_newest(&mut conn).unwrap().unwrap();
+    let url = DatabaseUrl::parse(home.database.url()).unwrap();
+    let gone = crate::support::wait(async {
+        let db = Db::open(&url, Clock::System, 2).unwrap();
+        let mut gone = Vec::new();
+        for _ in 0..3 {
+            let delete = move |tx: &mut _| Ok::<_, DbError>(log::delete_until(tx, newest - 1, 2)?);
+            gone.push(db.write("sweep", delete).await.unwrap());
+        }
+        gone
+    });
+    assert_eq!(gone, [2, 1, 0]);
+    assert_eq!(rows::text(&home.database, "SELECT token_key FROM changes"), "d");
+    // A number is never given again, so nobody who has read further misses a row.
+    home.database.execute("DELETE FROM changes");
+    logged(&mut conn, "e");
+    assert!(log::find_newest(&mut conn).unwrap().unwrap() > newest);
+}
