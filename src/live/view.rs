@@ -809,7 +809,7 @@ mod tests {
         let start = Instant::now();
         let at = |minutes: u64| start + Duration::from_mins(minutes);
         assert_eq!(view.swept_until(None, at(0)), None);
-        for minute in 1..=5 {
+        for minute in 1..=5_u64 {
             assert_eq!(view.swept_until(Some(10 * minute.cast_signed()), at(minute)), None);
         }
         assert_eq!(view.swept_until(Some(60), at(6)), Some(10));
