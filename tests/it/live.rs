@@ -359,7 +359,7 @@ fn everybody_is_served_their_own_while_it_is_changed() {
 #[test]
 fn the_change_log_is_deleted_from_its_beginning_a_few_rows_at_a_time() {
     use nodeinit::clock::Clock;
-    use nodeinit::store::{DatabaseUrl, Db, DbError};
+    use nodeinit::store::{DatabaseUrl, Db, DbError, Tx};
     let home = Home::new();
     home.run(&["migrate"]).done();
     let mut conn = rows::open(&home.database);
@@ -372,7 +372,7 @@ fn the_change_log_is_deleted_from_its_beginning_a_few_rows_at_a_time() {
         let db = Db::open(&url, Clock::System, 2).unwrap();
         let mut gone = Vec::new();
         for _ in 0..3 {
-            let delete = move |tx: &mut _| Ok::<_, DbError>(log::delete_until(tx, newest - 1, 2)?);
+            let delete = move |tx: &mut Tx| Ok::<_, DbError>(log::delete_until(tx, newest - 1, 2)?);
             gone.push(db.write("sweep", delete).await.unwrap());
         }
         gone
