@@ -799,7 +799,7 @@ mod tests {
         scene.confirm();
         let asked: Vec<_> =
             (0..MOST_WAITING).map(|n| ask(&scene.view, key(1_000_000 + n))).collect();
-        assert!(matches!(now(scene.view.find(&key(9))), Err(Unfilled::Store(_))));
+        assert!(matches!(now(scene.view.find(&key(9_000_000))), Err(Unfilled::Store(_))));
         drop(asked);
     }
 
