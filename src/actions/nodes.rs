@@ -278,7 +278,7 @@ impl There {
             && there.macs == new.macs
             && there.ssh_keys == new.ssh_keys
             && there.labels == new.labels
-            && there.netboot == new.netboot
+            // Not the netboot flag: the node may have set its own since.
             && row.contents.iter().all(has)
     }
 }

@@ -39,7 +39,10 @@ pub async fn readyz(shared: web::Data<Shared>) -> Result<HttpResponse, HttpError
     if shared.draining.load(Ordering::SeqCst) {
         return Ok(not_ready("draining"));
     }
+    // What may not be served from memory is 503 to nodes, so a balancer had better know.
+    let is_confirmed = shared.app.view.is_confirmed(Instant::now());
     Ok(match shared.app.db.ping().await {
+        Ok(()) if !is_confirmed => not_ready("database"),
         Ok(()) => HttpResponse::Ok().json(json!({"status": "ready"})),
         Err(_) => not_ready("database"),
     })

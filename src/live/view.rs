@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use diesel::QueryResult;
 use jiff::Timestamp;
-use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, oneshot};
 
@@ -21,7 +21,7 @@ use crate::domain::credentials::{ConsumerKey, KEY_LENGTH, Secret, TokenKey};
 use crate::domain::metadata::{MetadataKey, NodeMetadata};
 use crate::domain::node::SystemId;
 use crate::domain::seal::Sealer;
-use crate::store::changes::{self, Position};
+use crate::store::changes::{self, News, Position};
 use crate::store::columns::Id;
 use crate::store::contents::{self, Held};
 use crate::store::tokens::{self, Known};
@@ -263,13 +263,20 @@ impl Weighter<[u8; 32], Bytes> for ByBytes {
 
 type Bounded<K, V> = Cache<K, V, ByBytes, RandomState, DefaultLifecycle<K, V>>;
 
-fn bounded<K: Eq + std::hash::Hash, V: Clone>(bytes: u64, each: u64) -> Bounded<K, V>
+/// `parts` share the bound among them, so nothing larger than one of them is kept.
+fn bounded<K: Eq + std::hash::Hash, V: Clone>(bytes: u64, each: u64, parts: usize) -> Bounded<K, V>
 where
     ByBytes: Weighter<K, V>,
 {
     // Sized for some; it grows up to the bound.
     let items = usize::try_from(bytes / each).unwrap_or(usize::MAX).min(10_000);
-    Cache::with(items, bytes, ByBytes, RandomState::new(), DefaultLifecycle::default())
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(items)
+        .weight_capacity(bytes)
+        .shards(parts)
+        .build()
+        .expect("capacity and items are given");
+    Cache::with_options(options, ByBytes, RandomState::new(), DefaultLifecycle::default())
 }
 
 /// Keys on their way into memory.
@@ -297,7 +304,7 @@ pub struct View {
     pending: Mutex<Pending>,
     more: Notify,
     turns: AtomicU64,
-    log: Mutex<Option<Position>>,
+    log: Mutex<Option<Arc<Position>>>,
     /// Where the log ended at each sweep, the oldest first.
     ends: Mutex<VecDeque<(Instant, i64)>>,
     started: Instant,
@@ -313,8 +320,8 @@ impl View {
     pub fn new(bytes: usize) -> View {
         let bytes = bytes as u64;
         View {
-            tokens: bounded(bytes / 4 * 3, 1024),
-            contents: bounded(bytes / 4, 16 << 10),
+            tokens: bounded(bytes / 4 * 3, 1024, 64),
+            contents: bounded(bytes / 4, 16 << 10, 1),
             pending: Mutex::default(),
             more: Notify::new(),
             turns: AtomicU64::new(0),
@@ -510,23 +517,30 @@ impl View {
     /// When it cannot be read; then nothing is confirmed.
     pub fn catch_up(&self, conn: &mut DbConnection) -> QueryResult<()> {
         let began = self.started.elapsed();
-        let mut log = locked(&self.log);
-        let Some(since) = &*log else {
-            *log = Some(changes::find_end(conn)?);
+        // Not held while the database is asked: whoever does not hear from it keeps nobody waiting.
+        let since = locked(&self.log).clone();
+        let news = match &since {
+            Some(since) => changes::list_since(conn, since)?,
             // What is in memory was read before anybody listened.
-            self.forget_all();
-            self.confirm(began);
-            return Ok(());
+            None => News { keys: Vec::new(), now: changes::find_end(conn)?, has_gap: true },
         };
-        let (keys, now) = changes::list_since(conn, since)?;
-        if since.is_after(&now) {
-            // Another database than before, or an older state of it.
+        let mut log = locked(&self.log);
+        let confirmed = Duration::from_millis(self.confirmed.load(Ordering::Relaxed));
+        if news.has_gap || began.saturating_sub(confirmed) > CONFIRMED_FOR {
             self.forget_all();
         }
-        for key in &keys {
+        for key in &news.keys {
             self.forget(key);
         }
-        *log = Some(now);
+        // Another reader may have been quicker; what it has not read is read again.
+        let is_mine = match (&*log, &since) {
+            (Some(log), Some(since)) => Arc::ptr_eq(log, since),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_mine {
+            *log = Some(Arc::new(news.now));
+        }
         self.confirm(began);
         Ok(())
     }

@@ -84,7 +84,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Parameters of a connection URI that make sense here (PostgreSQL 18 manual, §32.1.2).
-const PARAMETERS: [&str; 21] = [
+const PARAMETERS: [&str; 22] = [
     "application_name",
     "channel_binding",
     "client_encoding",
@@ -94,6 +94,7 @@ const PARAMETERS: [&str; 21] = [
     "host",
     "hostaddr",
     "keepalives",
+    "keepalives_count",
     "keepalives_idle",
     "keepalives_interval",
     "options",
@@ -208,12 +209,20 @@ fn without(url: &str, error: ConnectionError) -> ConnectionError {
     ConnectionError::BadConnection("PostgreSQL cannot be reached with this URL".into())
 }
 
+/// How soon a peer that is gone is given up, and that a standby is not what is meant.
+const DEFAULTS: [(&str, &str); 6] = [
+    ("connect_timeout", "3"),
+    ("tcp_user_timeout", "5000"),
+    ("keepalives_idle", "10"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "3"),
+    ("target_session_attrs", "read-write"),
+];
+
 /// libpq waits for ever by default; a URL that sets these itself is left alone.
 fn with_timeouts(url: &str) -> String {
     let mut url = url.to_owned();
-    for (name, value) in
-        [("connect_timeout", "3"), ("tcp_user_timeout", "5000"), ("keepalives_idle", "10")]
-    {
+    for (name, value) in DEFAULTS {
         if !url.contains(&format!("{name}=")) {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.extend([name, "=", value]);

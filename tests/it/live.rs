@@ -238,6 +238,13 @@ fn logged(conn: &mut DbConnection, key: &str) {
         .unwrap();
 }
 
+/// What a process reads that has missed nothing.
+fn list(conn: &mut DbConnection, since: &log::Position) -> (Vec<String>, log::Position) {
+    let news = log::list_since(conn, since).unwrap();
+    assert!(!news.has_gap);
+    (news.keys, news.now)
+}
+
 fn run(conn: &mut DbConnection, sql: &str) {
     match conn {
         DbConnection::Sqlite(conn) => conn.batch_execute(sql).unwrap(),
@@ -255,28 +262,28 @@ fn a_change_that_began_first_and_was_committed_last_is_not_hidden() {
     if !home.database.is_postgres() {
         // There the second would have to wait for the first; in order, each is seen once.
         logged(&mut slow, "slow");
-        let (keys, then) = log::list_since(&mut reader, &start).unwrap();
+        let (keys, then) = list(&mut reader, &start);
         assert_eq!(keys, ["slow"]);
         logged(&mut quick, "quick");
-        let (keys, then) = log::list_since(&mut reader, &then).unwrap();
+        let (keys, then) = list(&mut reader, &then);
         assert_eq!(keys, ["quick"]);
-        assert_eq!(log::list_since(&mut reader, &then).unwrap().0, Vec::<String>::new());
+        assert_eq!(list(&mut reader, &then).0, Vec::<String>::new());
         return;
     }
     run(&mut slow, "BEGIN");
     logged(&mut slow, "slow");
-    let (keys, then) = log::list_since(&mut reader, &start).unwrap();
+    let (keys, then) = list(&mut reader, &start);
     assert_eq!(keys, Vec::<String>::new());
     // Later in the log, and there before; it waits for nobody.
     logged(&mut quick, "quick");
-    let (keys, then) = log::list_since(&mut reader, &then).unwrap();
+    let (keys, then) = list(&mut reader, &then);
     assert_eq!(keys, ["quick"]);
-    let (keys, then) = log::list_since(&mut reader, &then).unwrap();
+    let (keys, then) = list(&mut reader, &then);
     assert_eq!(keys, Vec::<String>::new(), "each is told once");
     run(&mut slow, "COMMIT");
-    let (keys, then) = log::list_since(&mut reader, &then).unwrap();
+    let (keys, then) = list(&mut reader, &then);
     assert_eq!(keys, ["slow"]);
-    let (keys, _) = log::list_since(&mut reader, &then).unwrap();
+    let (keys, _) = list(&mut reader, &then);
     assert_eq!(keys, Vec::<String>::new());
 }
 
@@ -363,9 +370,12 @@ fn the_change_log_is_deleted_from_its_beginning_a_few_rows_at_a_time() {
     let home = Home::new();
     home.run(&["migrate"]).done();
     let mut conn = rows::open(&home.database);
+    let start = log::find_end(&mut conn).unwrap();
     for key in ["a", "b", "c", "d"] {
         logged(&mut conn, key);
     }
+    let (keys, read) = list(&mut conn, &start);
+    assert_eq!(keys, ["a", "b", "c", "d"]);
     let newest = log::find_newest(&mut conn).unwrap().unwrap();
     let url = DatabaseUrl::parse(home.database.url()).unwrap();
     let gone = crate::support::wait(async {
@@ -378,6 +388,10 @@ fn the_change_log_is_deleted_from_its_beginning_a_few_rows_at_a_time() {
         gone
     });
     assert_eq!(gone, [2, 1, 0]);
+    // Whoever had not read so far cannot know what was there; whoever had goes on.
+    assert!(log::list_since(&mut conn, &start).unwrap().has_gap);
+    let (keys, _) = list(&mut conn, &read);
+    assert_eq!(keys, Vec::<String>::new());
     assert_eq!(rows::text(&home.database, "SELECT token_key FROM changes"), "d");
     // A number is never given again, so nobody who has read further misses a row.
     home.database.execute("DELETE FROM changes");

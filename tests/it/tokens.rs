@@ -231,7 +231,10 @@ fn replicas_that_start_at_once_over_an_empty_database_all_come_up() {
     let tokens = hundred_at_once(&refs, "n1");
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     let names = "SELECT string_agg(name, ' ' ORDER BY name) FROM meta";
-    assert_eq!(rows::text(&database, names), "auth-epoch secret-key-check serves-since");
+    assert_eq!(
+        rows::text(&database, names),
+        "auth-epoch changes-swept secret-key-check serves-since"
+    );
     assert_eq!(rows::count(&database, "users"), 1);
 }
 

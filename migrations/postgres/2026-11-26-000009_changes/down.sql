@@ -1,4 +1,4 @@
-DELETE FROM meta WHERE name = 'serves-since';
+DELETE FROM meta WHERE name IN ('changes-swept', 'serves-since');
 DROP TRIGGER contents_deleted ON contents;
 DROP TRIGGER contents_updated ON contents;
 DROP TRIGGER contents_inserted ON contents;

@@ -53,6 +53,9 @@ REFERENCING NEW TABLE AS touched FOR EACH STATEMENT EXECUTE FUNCTION log_content
 CREATE TRIGGER contents_deleted AFTER DELETE ON contents
 REFERENCING OLD TABLE AS touched FOR EACH STATEMENT EXECUTE FUNCTION log_contents();
 
+-- Up to where the log was swept: whoever had not read so far forgets everything.
+INSERT INTO meta (name, value) VALUES ('changes-swept', '0');
+
 -- Programs that know this migration and none after it may serve this database still, until a later
 -- one takes away what they need and raises this.
 INSERT INTO meta (name, value) VALUES ('serves-since', '20261126000008');

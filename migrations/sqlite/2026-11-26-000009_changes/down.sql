@@ -1,4 +1,4 @@
-DELETE FROM meta WHERE name = 'serves-since';
+DELETE FROM meta WHERE name IN ('changes-swept', 'serves-since');
 DROP TRIGGER contents_deleted;
 DROP TRIGGER contents_updated;
 DROP TRIGGER contents_inserted;

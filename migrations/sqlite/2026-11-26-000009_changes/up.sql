@@ -38,6 +38,9 @@ CREATE TRIGGER contents_deleted AFTER DELETE ON contents BEGIN
     WHERE k.system_id = OLD.system_id;
 END;
 
+-- Up to where the log was swept: whoever had not read so far forgets everything.
+INSERT INTO meta (name, value) VALUES ('changes-swept', CAST('0' AS BLOB));
+
 -- Programs that know this migration and none after it may serve this database still, until a later
 -- one takes away what they need and raises this.
 INSERT INTO meta (name, value) VALUES ('serves-since', CAST('20261126000008' AS BLOB));

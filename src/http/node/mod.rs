@@ -33,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(8);
 
 /// Bytes of a form body that HMAC covers, held before it is known who sent them.
 const FORM_BYTES: usize = 64 << 10;
+/// And how long such a body may take: who sends it is not known yet.
+const FORM_TIME: Duration = Duration::from_secs(10);
 
 /// An answer of the node plane and what its log line says beside it.
 pub struct Answer {
@@ -136,7 +138,12 @@ async fn receive<'r>(
     if !covers_form {
         return Ok(Received { target, claim, body: Body::Coming(payload) });
     }
-    let form = body::read(request, payload, FORM_BYTES).await.map_err(|error| Answer {
+    let form = tokio::time::timeout(FORM_TIME, body::read(request, payload, FORM_BYTES)).await;
+    let form = form.map_err(|_| Answer {
+        reason: "form_too_slow",
+        ..text(StatusCode::REQUEST_TIMEOUT, "The form is too slow").into()
+    })?;
+    let form = form.map_err(|error| Answer {
         reason: "form_unreadable",
         ..text(error.status_code(), "The form cannot be read").into()
     })?;
