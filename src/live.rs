@@ -8,6 +8,7 @@ pub mod strangers;
 pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,9 +51,25 @@ pub enum Stale {
     Full,
 }
 
+/// The hash of a digest is in itself.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u128(&mut self, digest: u128) {
+        self.0 = u64::try_from(digest >> 64).unwrap_or_default();
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 #[derive(Default)]
 struct Shard {
-    buckets: BTreeMap<u64, HashSet<[u8; 16]>>,
+    buckets: BTreeMap<u64, HashSet<u128, BuildHasherDefault<Itself>>>,
     /// Timestamps up to here were forgotten, and are refused should the clock be set back.
     forgotten: u64,
 }
@@ -108,8 +125,9 @@ impl Nonces {
         self.insert(timestamp, digest(token_key, timestamp, nonce), now)
     }
 
-    fn insert(&self, timestamp: u64, digest: [u8; 16], now: u64) -> Result<(), Stale> {
-        let mut shard = locked(&self.shards[usize::from(digest[0]) % SHARDS]);
+    fn insert(&self, timestamp: u64, digest: u128, now: u64) -> Result<(), Stale> {
+        // By its other end, so that what comes together in a shard is not of one hash.
+        let mut shard = locked(&self.shards[usize::from(digest.to_be_bytes()[15]) % SHARDS]);
         // Whole buckets go, once the newest timestamp in them is out of the window.
         while let Some(oldest) = shard.buckets.first_entry()
             && (oldest.key() + 1) * BUCKET + PAST < now
@@ -143,7 +161,7 @@ impl Nonces {
         for shard in &self.shards {
             for (bucket, digests) in &locked(shard).buckets {
                 for digest in digests {
-                    let _ = writeln!(out, "{bucket} {:032x}", u128::from_be_bytes(*digest));
+                    let _ = writeln!(out, "{bucket} {digest:032x}");
                 }
             }
         }
@@ -167,8 +185,7 @@ impl Nonces {
             });
             let Some((bucket, digest)) = entry else { return Err("a line is broken".into()) };
             // One that is out of the window by now is not needed any more.
-            let _ =
-                nonces.insert(bucket.saturating_mul(BUCKET), digest.to_be_bytes(), seconds(now));
+            let _ = nonces.insert(bucket.saturating_mul(BUCKET), digest, seconds(now));
         }
         Ok(nonces)
     }
@@ -180,10 +197,10 @@ pub fn write_nonce(token_key: &str, timestamp: u64, nonce: &str) -> WriteNonce {
     WriteNonce { digest: whole_digest(token_key, timestamp, nonce), timestamp }
 }
 
-fn digest(token_key: &str, timestamp: u64, nonce: &str) -> [u8; 16] {
-    let mut short = [0; 16];
-    short.copy_from_slice(&whole_digest(token_key, timestamp, nonce)[..16]);
-    short
+fn digest(token_key: &str, timestamp: u64, nonce: &str) -> u128 {
+    let whole = whole_digest(token_key, timestamp, nonce);
+    let (short, _) = whole.split_first_chunk().expect("32 bytes begin with 16");
+    u128::from_be_bytes(*short)
 }
 
 fn whole_digest(token_key: &str, timestamp: u64, nonce: &str) -> [u8; 32] {

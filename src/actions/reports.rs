@@ -1,7 +1,7 @@
 //! What nodes report: one writer a process, which takes along with each commit what gathered while
 //! it wrote the one before.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,10 +23,12 @@ use crate::store::{DbError, Left, Tx, boots, nodes, nonces, tokens};
 /// once have one each under way.
 const MOST_WAITING: usize = 16_384;
 /// Events of one commit, and the bytes of their files.
-const MOST_WRITTEN: usize = 256;
+const MOST_WRITTEN: usize = 128;
 const MOST_WRITTEN_BYTES: usize = 16 << 20;
 
 /// How soon a batch is tried again while there is no connection to the database.
+/// How long the events of a node that somebody else holds are set aside.
+const ASIDE: Duration = Duration::from_millis(250);
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Why an event was not stored.
@@ -189,6 +191,15 @@ impl Reports {
         Ok(())
     }
 
+    /// Takes in again what was set aside.
+    fn push_again(&self, new: NewEvent, one: Waiting) {
+        let NewEvent { system_id, token, nonce, received_at, report, .. } = new;
+        let Waiting { until, done, shares } = one;
+        let queued = Queued { system_id, token, nonce, received_at, until, report, done, shares };
+        self.lanes().finish.push_back(queued);
+        self.more.notify_one();
+    }
+
     /// Waits until there is something, and takes as much of it as one commit takes.
     async fn take(&self) -> Vec<Queued> {
         loop {
@@ -246,7 +257,7 @@ struct Waiting {
     until: Instant,
     done: oneshot::Sender<Result<(), Unstored>>,
     /// Given back once the event is written.
-    _shares: Vec<Share>,
+    shares: Vec<Share>,
 }
 
 /// The one writer: runs for ever.
@@ -261,7 +272,7 @@ pub async fn run(app: Arc<App>) {
             // Ids go up in the order of writing, within a millisecond too.
             last = app.mint.id(app.clock.now()).max(Uuid::from_u128(last.as_u128() + 1));
             news.push(NewEvent { id: last, system_id, token, nonce, received_at, report });
-            waiting.push(Waiting { until, done, _shares: shares });
+            waiting.push(Waiting { until, done, shares });
         }
         write(&app, news, waiting).await;
     }
@@ -271,7 +282,7 @@ pub async fn run(app: Arc<App>) {
 type Unheard = Arc<Mutex<Vec<Appended>>>;
 
 /// Writes a batch, however often the connection is lost meanwhile.
-async fn write(app: &App, mut news: Vec<NewEvent>, mut waiting: Vec<Waiting>) {
+async fn write(app: &Arc<App>, mut news: Vec<NewEvent>, mut waiting: Vec<Waiting>) {
     let mut unheard = None;
     loop {
         let now = Instant::now();
@@ -290,15 +301,14 @@ async fn write(app: &App, mut news: Vec<NewEvent>, mut waiting: Vec<Waiting>) {
         let whole = Arc::new(news);
         let appended = append(app, whole.clone(), 0..whole.len(), &mut unheard).await;
         match appended {
-            Ok(appended) => {
-                let outcomes = appended.into_iter().map(outcome);
+            Ok(appended) => return came_to(app, whole, waiting, appended),
+            // While it may have been committed unheard, it is recognised as a whole only.
+            Err((error, Left::Nothing)) if unheard.is_none() => {
+                let until = waiting.iter().map(|one| one.until).collect();
+                let outcomes = one_by_one(app, whole, until, error).await;
                 return waiting.into_iter().zip(outcomes).for_each(|(one, said)| tell(one, said));
             }
-            Err((error, Left::Nothing)) => {
-                let outcomes = one_by_one(app, whole, error).await;
-                return waiting.into_iter().zip(outcomes).for_each(|(one, said)| tell(one, said));
-            }
-            Err((error, Left::Unreached | Left::Unknown)) => {
+            Err((error, _)) => {
                 tracing::warn!(%error, events = whole.len(), "events wait for the database");
                 tokio::time::sleep(AGAIN).await;
             }
@@ -306,6 +316,30 @@ async fn write(app: &App, mut news: Vec<NewEvent>, mut waiting: Vec<Waiting>) {
         // The attempt is over, and its thread has let go of them.
         let Some(kept) = Arc::into_inner(whole) else { return };
         news = kept;
+    }
+}
+
+/// Tells everybody what became of a batch. The events of nodes that somebody else holds are tried
+/// again a little later, and keep nobody waiting meanwhile.
+fn came_to(
+    app: &Arc<App>,
+    news: Arc<Vec<NewEvent>>,
+    waiting: Vec<Waiting>,
+    appended: Vec<Appended>,
+) {
+    let mut news = Arc::into_inner(news).unwrap_or_default().into_iter();
+    for (one, appended) in waiting.into_iter().zip(appended) {
+        let new = news.next();
+        match (appended, new) {
+            (Appended::Busy, Some(new)) if one.until > Instant::now() + ASIDE => {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(ASIDE).await;
+                    app.reports.push_again(new, one);
+                });
+            }
+            (appended, _) => tell(one, outcome(appended)),
+        }
     }
 }
 
@@ -318,6 +352,7 @@ fn tell(waiting: Waiting, outcome: Result<(), Unstored>) {
 async fn one_by_one(
     app: &App,
     news: Arc<Vec<NewEvent>>,
+    until: Vec<Instant>,
     error: DbError,
 ) -> Vec<Result<(), Unstored>> {
     let mut broken = (!is_of_one_event(&error)).then(|| error.to_string());
@@ -326,9 +361,13 @@ async fn one_by_one(
         tracing::warn!(%error, "events are written one by one");
     }
     let mut outcomes = Vec::with_capacity(news.len());
-    for at in 0..news.len() {
+    for (at, until) in until.into_iter().enumerate() {
         if let Some(why) = &broken {
             outcomes.push(Err(Unstored::Store(why.clone())));
+            continue;
+        }
+        if until <= Instant::now() {
+            outcomes.push(Err(Unstored::Late));
             continue;
         }
         match append(app, news.clone(), at..at + 1, &mut None).await {
@@ -355,14 +394,20 @@ async fn append(
     // What the nodes read before they reported goes with it, and before it.
     let tokens = news[which.clone()].iter().map(|new| new.token).collect();
     let learnt = app.learnt.take_of(&tokens);
-    let taught = learnt.clone();
+    let mut taught = learnt.clone();
+    let asked = news.clone();
+    let range = which.clone();
     let (before, now) = (unheard.clone(), Unheard::default());
     let came_to = now.clone();
     let appended = app
         .db
         .write_on_kept("store events", move |tx| {
-            let nodes = &news[which.clone()];
-            events::hold(tx, nodes)?;
+            let news = &news[which];
+            let busy = events::hold(tx, news)?;
+            if !busy.is_empty() {
+                taught.retain(|(token, _)| !is_busy(news, &busy, *token));
+            }
+            boots::learn(tx, &taught)?;
             if let Some(before) = before {
                 let before = locked(&before).clone();
                 if events::are_stored(tx, &before)? {
@@ -370,19 +415,34 @@ async fn append(
                     return Ok(before);
                 }
             }
-            boots::learn(tx, &taught)?;
-            let appended = events::append(tx, &news[which])?;
+            let appended = events::append(tx, news, &busy)?;
             locked(&came_to).clone_from(&appended);
             Ok::<_, DbError>(appended)
         })
         .await;
-    if let Err((_, left)) = &appended {
-        app.learnt.put_back(learnt);
-        if *left == Left::Unknown {
-            *unheard = Some(now);
+    match &appended {
+        // What was learnt of nodes that were set aside is still to be told.
+        Ok(appended) => app.learnt.put_back(
+            learnt
+                .into_iter()
+                .filter(|(token, _)| {
+                    let mut events = asked[range.clone()].iter().zip(appended);
+                    events.any(|(new, became)| new.token == *token && *became == Appended::Busy)
+                })
+                .collect(),
+        ),
+        Err((_, left)) => {
+            app.learnt.put_back(learnt);
+            if *left == Left::Unknown {
+                *unheard = Some(now);
+            }
         }
     }
     appended
+}
+
+fn is_busy(news: &[NewEvent], busy: &BTreeSet<String>, token: Id) -> bool {
+    news.iter().any(|new| new.token == token && busy.contains(&new.system_id))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -394,6 +454,7 @@ fn outcome(appended: Appended) -> Result<(), Unstored> {
         Appended::Stored(_) | Appended::Repeat => Ok(()),
         Appended::Ended => Err(Unstored::Ended),
         Appended::Replayed => Err(Unstored::Replayed),
+        Appended::Busy => Err(Unstored::Late),
     }
 }
 
@@ -402,27 +463,42 @@ fn is_of_one_event(error: &DbError) -> bool {
     matches!(error, DbError::Query(_) | DbError::Ended)
 }
 
-/// Sets the node's own netboot flag.
+/// Sets the node's own netboot flag; while the database is away it is tried again `until` then.
 ///
 /// # Errors
 /// [`Unstored`].
-pub async fn set_netboot(app: &App, signed: SignedNode, netboot: bool) -> Result<(), Unstored> {
-    app.db
-        .write("set netboot", move |tx| {
-            let system_id = signed.system_id();
-            nodes::hold(tx, &[system_id])?;
-            if !tokens::speaks_for(tx, signed.entry.token, system_id)? {
-                return Err(Unstored::Ended);
+pub async fn set_netboot(
+    app: &App,
+    signed: SignedNode,
+    netboot: bool,
+    until: Instant,
+) -> Result<(), Unstored> {
+    let signed = Arc::new(signed);
+    loop {
+        let signed = signed.clone();
+        let set = move |tx: &mut Tx| update_netboot(tx, &signed, netboot);
+        match app.db.write_on_kept("set netboot", set).await {
+            Err((_, Left::Unreached)) if Instant::now() < until => {
+                tokio::time::sleep(AGAIN).await;
             }
-            if let Some(nonce) = &signed.nonce
-                && nonces::spend(tx, &[nonce])? != [true]
-            {
-                return Err(Unstored::Replayed);
-            }
-            nodes::update_netboot(tx, system_id, netboot)?;
-            Ok(())
-        })
-        .await
+            done => return done.map_err(|(unstored, _)| unstored),
+        }
+    }
+}
+
+fn update_netboot(tx: &mut Tx, signed: &SignedNode, netboot: bool) -> Result<(), Unstored> {
+    let system_id = signed.system_id();
+    nodes::hold(tx, &[system_id])?;
+    if !tokens::speaks_for(tx, signed.entry.token, system_id)? {
+        return Err(Unstored::Ended);
+    }
+    if let Some(nonce) = &signed.nonce
+        && nonces::spend(tx, &[nonce])? != [true]
+    {
+        return Err(Unstored::Replayed);
+    }
+    nodes::update_netboot(tx, system_id, netboot)?;
+    Ok(())
 }
 
 /// Rows deleted by one transaction.

@@ -50,7 +50,8 @@ fn find_many<'s>(
             let mut folds = HashMap::new();
             for system_id in system_ids {
                 let found = boots::table.find(system_id).select(boots::fold);
-                let column: Option<String> = found.first(conn).optional()?;
+                // No `first`: SQLite prepares its bound LIMIT anew each time.
+                let column: Option<String> = found.get_result(conn).optional()?;
                 folds.extend(column.map(|column| (system_id.to_owned(), read(&column))));
             }
             Ok(folds)
@@ -133,7 +134,7 @@ fn write(tx: &mut Tx, rows: &[Row]) -> QueryResult<()> {
     }
     match tx.conn {
         DbConnection::Postgres(conn) => {
-            fixed("INSERT INTO boots (system_id, fold, state, stage, since, fails_at) SELECT * FROM unnest(")
+            fixed::<Upsert>("INSERT INTO boots (system_id, fold, state, stage, since, fails_at) SELECT * FROM unnest(")
                 .bind::<Array<Text>, _>(column(rows, |row| row.system_id), ", ")
                 .bind::<Array<Text>, _>(column(rows, |row| row.fold.as_str()), ", ")
                 .bind::<Array<Text>, _>(column(rows, |row| row.shown.state), ", ")
@@ -157,23 +158,39 @@ fn write(tx: &mut Tx, rows: &[Row]) -> QueryResult<()> {
 }
 
 fn write_row(conn: &mut SqliteConnection, row: &Row) -> QueryResult<()> {
-    let kept = (boots::fold.eq(&row.fold), boots::fails_at.eq(row.fails_at));
-    let shown = (
-        boots::state.eq(row.shown.state),
-        boots::stage.eq(row.shown.stage),
-        boots::since.eq(row.shown.since),
-    );
-    let there = boots::table.find(row.system_id);
+    let fold = row.fold.as_str();
     match &row.was {
         // Most reports change nothing that is indexed.
-        Some(was) if *was == row.shown => diesel::update(there).set(kept).execute(conn)?,
-        Some(_) => diesel::update(there).set((kept, shown)).execute(conn)?,
+        Some(was) if *was == row.shown => fixed::<UpdateKept>("UPDATE boots SET fold = ")
+            .bind::<Text, _>(fold, ", fails_at = ")
+            .bind::<Nullable<BigInt>, _>(row.fails_at, " WHERE system_id = ")
+            .bind::<Text, _>(row.system_id, "")
+            .execute(conn)?,
+        Some(_) => fixed::<Update>("UPDATE boots SET fold = ")
+            .bind::<Text, _>(fold, ", fails_at = ")
+            .bind::<Nullable<BigInt>, _>(row.fails_at, ", state = ")
+            .bind::<Text, _>(row.shown.state, ", stage = ")
+            .bind::<Text, _>(row.shown.stage, ", since = ")
+            .bind::<BigInt, _>(row.shown.since, " WHERE system_id = ")
+            .bind::<Text, _>(row.system_id, "")
+            .execute(conn)?,
         None => diesel::insert_into(boots::table)
-            .values((boots::system_id.eq(row.system_id), kept, shown))
+            .values((
+                boots::system_id.eq(row.system_id),
+                boots::fold.eq(fold),
+                boots::state.eq(row.shown.state),
+                boots::stage.eq(row.shown.stage),
+                boots::since.eq(row.shown.since),
+                boots::fails_at.eq(row.fails_at),
+            ))
             .execute(conn)?,
     };
     Ok(())
 }
+
+enum Upsert {}
+enum Update {}
+enum UpdateKept {}
 
 /// Takes what reads taught of tokens that still speak for a node: their last use, and how far their
 /// nodes have come. The first use of a reissued token ends the one before it. Most polls teach

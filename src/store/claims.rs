@@ -173,7 +173,7 @@ pub fn close_for_progress(tx: &mut Tx, boots: &BTreeSet<(&str, Id)>) -> QueryRes
     }
     if let DbConnection::Postgres(conn) = tx.conn {
         let (system_ids, tokens): (Vec<&str>, Vec<Id>) = boots.iter().copied().unzip();
-        fixed("UPDATE claims SET closed_at = ")
+        fixed::<CloseMany>("UPDATE claims SET closed_at = ")
             .bind::<BigInt, _>(Micros::from(tx.now), ", closed_by = ")
             .bind::<Text, _>(ClosedBy::Progress.as_str(), " FROM unnest(")
             .bind::<Array<Text>, _>(system_ids, ", ")
@@ -184,14 +184,25 @@ pub fn close_for_progress(tx: &mut Tx, boots: &BTreeSet<(&str, Id)>) -> QueryRes
                  AND first_fetched_at IS NOT NULL",
             )
             .execute(conn)?;
-        return Ok(());
     }
-    for (system_id, token) in boots {
-        let its_own = claims::system_id.eq(system_id).and(claims::token_id.eq(token));
-        close!(tx, its_own.and(claims::first_fetched_at.is_not_null()), ClosedBy::Progress)?;
+    if let DbConnection::Sqlite(conn) = tx.conn {
+        for (system_id, token) in boots {
+            fixed::<CloseOne>("UPDATE claims SET closed_at = ")
+                .bind::<BigInt, _>(Micros::from(tx.now), ", closed_by = ")
+                .bind::<Text, _>(ClosedBy::Progress.as_str(), " WHERE system_id = ")
+                .bind::<Text, _>(*system_id, " AND token_id = ")
+                .bind::<Binary, _>(
+                    *token,
+                    " AND closed_at IS NULL AND first_fetched_at IS NOT NULL",
+                )
+                .execute(conn)?;
+        }
     }
     Ok(())
 }
+
+enum CloseMany {}
+enum CloseOne {}
 
 /// Deletes at most `limit` claims that expired before `before`.
 pub fn delete_expired(tx: &mut Tx, before: Timestamp, limit: i64) -> QueryResult<usize> {

@@ -39,6 +39,8 @@ pub enum Appended {
     Ended,
     /// Its nonce was spent before.
     Replayed,
+    /// Somebody else holds its node: nothing was done.
+    Busy,
 }
 
 /// Which events to list.

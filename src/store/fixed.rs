@@ -1,4 +1,5 @@
-//! SQL of a fixed shape: prepared once a connection, where `sql_query` is prepared at each use.
+//! SQL of a fixed shape: prepared once a connection, where `sql_query` and every `UPDATE` of diesel's
+//! are prepared at each use.
 
 use std::marker::PhantomData;
 
@@ -9,8 +10,8 @@ use diesel::query_dsl::RunQueryDsl;
 use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Untyped};
 
-/// The text up to the first value.
-pub struct Fixed(&'static str);
+/// The text up to the first value, of the statement that `Name` is a type of its own for.
+pub struct Fixed<Name>(&'static str, PhantomData<Name>);
 
 /// A value, and the text after it.
 pub struct Bound<Q, ST, U> {
@@ -21,8 +22,8 @@ pub struct Bound<Q, ST, U> {
 }
 
 #[must_use]
-pub fn fixed(sql: &'static str) -> Fixed {
-    Fixed(sql)
+pub fn fixed<Name>(sql: &'static str) -> Fixed<Name> {
+    Fixed(sql, PhantomData)
 }
 
 /// What a value can be put behind.
@@ -32,7 +33,7 @@ pub trait Bind: Sized {
     }
 }
 
-impl Bind for Fixed {}
+impl<Name> Bind for Fixed<Name> {}
 impl<Q, ST, U> Bind for Bound<Q, ST, U> {}
 
 /// One column of many rows, as PostgreSQL's `unnest` takes it.
@@ -40,7 +41,7 @@ pub fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 
-impl<DB: Backend> QueryFragment<DB> for Fixed {
+impl<DB: Backend, Name> QueryFragment<DB> for Fixed<Name> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         out.push_sql(self.0);
         Ok(())
@@ -61,10 +62,14 @@ where
     }
 }
 
-impl<Q, ST, U> QueryId for Bound<Q, ST, U> {
-    // The text itself is the key.
-    type QueryId = ();
-    const HAS_STATIC_QUERY_ID: bool = false;
+impl<Name: 'static> QueryId for Fixed<Name> {
+    type QueryId = Name;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<Q: QueryId, ST, U> QueryId for Bound<Q, ST, U> {
+    type QueryId = Q::QueryId;
+    const HAS_STATIC_QUERY_ID: bool = true;
 }
 
 impl<Q, ST, U> Query for Bound<Q, ST, U> {

@@ -257,15 +257,22 @@ impl Db {
         }
     }
 
+    /// With the turn to write, on the connection that goes with it.
     async fn checkpoint(&self, turn: Option<OwnedSemaphorePermit>) -> Result<(), DbError> {
-        self.read(move |conn| {
-            let _turn = turn;
-            match conn {
-                DbConnection::Sqlite(conn) => conn.batch_execute("PRAGMA wal_checkpoint(PASSIVE)"),
+        let db = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let take_over = |conn: &mut DbConnection| match conn {
+                DbConnection::Sqlite(conn) => conn
+                    .batch_execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    .map_err(|error| (DbError::from(error), Left::Nothing)),
                 DbConnection::Postgres(_) => Ok(()),
+            };
+            match turn {
+                Some(_turn) => db.with_kept(take_over),
+                None => db.with_pooled(take_over),
             }
-        })
-        .await
+        });
+        done.await.map_err(|_| DbError::Ended)?.map_err(|(error, _)| error)
     }
 
     /// Whether the database answers a statement now.

@@ -1,5 +1,8 @@
 //! Nodes and their labels.
 
+use std::collections::BTreeSet;
+
+use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::result::OptionalEmptyChangesetExtension;
 use jiff::Timestamp;
@@ -7,7 +10,7 @@ use jiff::Timestamp;
 use super::bulk::{self, NodeRow};
 use super::columns::{Id, Micros};
 use super::schema::{boots, node_keys, node_labels, nodes, projects};
-use super::{DbConnection, Tx};
+use super::{DbConnection, Tx, pool};
 use crate::domain::node::{
     BootState, Hostname, Labels, Mac, NewNode, Node, NodeChange, SshKey, SystemId, instance_id,
 };
@@ -458,6 +461,47 @@ pub fn hold(tx: &mut Tx, system_ids: &[&str]) -> QueryResult<()> {
             .for_no_key_update()
             .load::<String>(conn)
             .map(drop),
+    }
+}
+
+/// Holds those of these nodes that nobody else holds for longer than a moment, and says who the
+/// others are: what is done to the rest need not wait for them.
+pub fn hold_free(tx: &mut Tx, system_ids: &[&str]) -> QueryResult<BTreeSet<String>> {
+    let DbConnection::Postgres(conn) = tx.conn else { return Ok(BTreeSet::new()) };
+    let held: Vec<String> = nodes::table
+        .filter(nodes::system_id.eq_any(system_ids))
+        .order(nodes::system_id)
+        .select(nodes::system_id)
+        .for_no_key_update()
+        .skip_locked()
+        .load(conn)?;
+    if held.len() == system_ids.len() {
+        return Ok(BTreeSet::new());
+    }
+    let others: Vec<&str> =
+        system_ids.iter().copied().filter(|id| !held.iter().any(|held| held == id)).collect();
+    // In a savepoint, which a lock that does not come undoes.
+    let waited = conn.transaction(|conn| {
+        conn.batch_execute("SET LOCAL lock_timeout = '20ms'")?;
+        let held = nodes::table
+            .filter(nodes::system_id.eq_any(&others))
+            .order(nodes::system_id)
+            .select(nodes::system_id)
+            .for_no_key_update()
+            .load::<String>(conn)?;
+        conn.batch_execute(&format!("SET LOCAL lock_timeout = '{}'", pool::LOCK_TIMEOUT))?;
+        Ok(held)
+    });
+    match waited {
+        Ok(_) => Ok(BTreeSet::new()),
+        // Those that are there at all; the others are nobody's.
+        Err(diesel::result::Error::DatabaseError(..)) => Ok(nodes::table
+            .filter(nodes::system_id.eq_any(others))
+            .select(nodes::system_id)
+            .load(conn)?
+            .into_iter()
+            .collect()),
+        Err(error) => Err(error),
     }
 }
 

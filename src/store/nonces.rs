@@ -28,7 +28,7 @@ pub fn spend(tx: &mut Tx, spending: &[&WriteNonce]) -> QueryResult<Vec<bool>> {
             let digests: Vec<&[u8]> =
                 spending.iter().map(|nonce| nonce.digest.as_slice()).collect();
             let timestamps: Vec<i64> = spending.iter().map(|nonce| seconds(nonce)).collect();
-            fixed("INSERT INTO node_nonces (digest, timestamp) SELECT * FROM unnest(")
+            fixed::<InsertMany>("INSERT INTO node_nonces (digest, timestamp) SELECT * FROM unnest(")
                 .bind::<Array<Binary>, _>(digests, ", ")
                 .bind::<Array<BigInt>, _>(
                     timestamps,
@@ -64,6 +64,8 @@ pub fn spend(tx: &mut Tx, spending: &[&WriteNonce]) -> QueryResult<Vec<bool>> {
 fn seconds(nonce: &WriteNonce) -> i64 {
     i64::try_from(nonce.timestamp).unwrap_or(i64::MAX)
 }
+
+enum InsertMany {}
 
 #[derive(QueryableByName)]
 struct Spent {

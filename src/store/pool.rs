@@ -187,9 +187,11 @@ impl Manager {
                     PgConnection::establish(&with_timeouts(url)).map_err(|e| without(url, e))?;
                 // Statistics come later than rows: a plan kept from when a table was empty would
                 // read the whole of it once it is full. No query of ours wants that.
+                conn.batch_execute(&format!("SET lock_timeout = '{LOCK_TIMEOUT}'"))
+                    .map_err(setup)?;
                 conn.batch_execute(
                     "SET enable_seqscan = off; SET jit = off; \
-                     SET statement_timeout = '8s'; SET lock_timeout = '4s'; SET synchronous_commit = on; \
+                     SET statement_timeout = '8s'; SET synchronous_commit = on; \
                      SET idle_in_transaction_session_timeout = '30s'; SET client_min_messages = warning",
                 )
                 .map_err(setup)?;
@@ -208,6 +210,9 @@ fn without(url: &str, error: ConnectionError) -> ConnectionError {
     }
     ConnectionError::BadConnection("PostgreSQL cannot be reached with this URL".into())
 }
+
+/// How long a statement waits for what another transaction holds.
+pub const LOCK_TIMEOUT: &str = "4s";
 
 /// How soon a peer that is gone is given up, and that a standby is not what is meant.
 const DEFAULTS: [(&str, &str); 6] = [

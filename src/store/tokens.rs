@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary};
 use jiff::Timestamp;
 
 use super::columns::{Id, Micros};
 use super::counts::{TokenChange, changed};
+use super::fixed::{Bind as _, fixed};
 use super::schema::{boots, consumers, node_keys, nodes, tokens};
 use super::{DbConnection, Tx, bulk, claims};
 use crate::domain::credentials::{ConsumerKey, EndedBy, TokenKey, TokenState, TokenSummary};
@@ -152,12 +154,12 @@ pub fn list_speakers(
                 .load(conn)?;
             Ok(rows.into_iter().collect())
         }
-        // One by one: a list would be prepared anew for each length.
+        // One by one, and not `first`: SQLite prepares lists and a bound LIMIT anew each time.
         DbConnection::Sqlite(conn) => {
             let mut speakers = HashMap::new();
             for id in ids {
                 let of = node_keys::table.find(id).select(node_keys::system_id);
-                speakers.extend(of.first(conn).optional()?.map(|system_id| (id, system_id)));
+                speakers.extend(of.get_result(conn).optional()?.map(|system_id| (id, system_id)));
             }
             Ok(speakers)
         }
@@ -609,11 +611,17 @@ pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Ve
 /// Moves a token's last use forward; an older instant changes nothing.
 pub fn update_last_used(tx: &mut Tx, id: Id, at: Timestamp) -> QueryResult<usize> {
     let at = Micros::from(at);
-    let older = tokens::last_used_at.is_null().or(tokens::last_used_at.lt(at).assume_not_null());
-    diesel::update(tokens::table.filter(tokens::id.eq(id)).filter(older))
-        .set(tokens::last_used_at.eq(at))
-        .execute(tx.conn)
+    let query = fixed::<UpdateLastUsed>("UPDATE tokens SET last_used_at = ")
+        .bind::<BigInt, _>(at, " WHERE id = ")
+        .bind::<Binary, _>(id, " AND (last_used_at IS NULL OR last_used_at < ")
+        .bind::<BigInt, _>(at, ")");
+    match tx.conn {
+        DbConnection::Postgres(conn) => query.execute(conn),
+        DbConnection::Sqlite(conn) => query.execute(conn),
+    }
 }
+
+enum UpdateLastUsed {}
 
 /// Deletes at most `limit` tokens that ended before `before`, with their consumers.
 pub fn delete_ended(tx: &mut Tx, before: Timestamp, limit: i64) -> QueryResult<usize> {

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use nodeinit::store::{DbConnection, changes as log};
 use serde_json::json;
@@ -245,13 +244,6 @@ fn list(conn: &mut DbConnection, since: &log::Position) -> (Vec<String>, log::Po
     (news.keys, news.now)
 }
 
-fn run(conn: &mut DbConnection, sql: &str) {
-    match conn {
-        DbConnection::Sqlite(conn) => conn.batch_execute(sql).unwrap(),
-        DbConnection::Postgres(conn) => conn.batch_execute(sql).unwrap(),
-    }
-}
-
 #[test]
 fn a_change_that_began_first_and_was_committed_last_is_not_hidden() {
     let home = Home::new();
@@ -270,7 +262,7 @@ fn a_change_that_began_first_and_was_committed_last_is_not_hidden() {
         assert_eq!(list(&mut reader, &then).0, Vec::<String>::new());
         return;
     }
-    run(&mut slow, "BEGIN");
+    rows::run(&mut slow, "BEGIN");
     logged(&mut slow, "slow");
     let (keys, then) = list(&mut reader, &start);
     assert_eq!(keys, Vec::<String>::new());
@@ -280,7 +272,7 @@ fn a_change_that_began_first_and_was_committed_last_is_not_hidden() {
     assert_eq!(keys, ["quick"]);
     let (keys, then) = list(&mut reader, &then);
     assert_eq!(keys, Vec::<String>::new(), "each is told once");
-    run(&mut slow, "COMMIT");
+    rows::run(&mut slow, "COMMIT");
     let (keys, then) = list(&mut reader, &then);
     assert_eq!(keys, ["slow"]);
     let (keys, _) = list(&mut reader, &then);

@@ -50,9 +50,17 @@ fn what_is_posted_while_the_database_restarts_is_taken_once_it_is_back() {
                 }
             });
         }
+        scope.spawn(|| {
+            let form = ("Content-Type", "application/x-www-form-urlencoded");
+            let headers = [("Authorization", &*nodes[0].header()), form];
+            let reply = nodes[0].send("POST", "/latest/", &headers, b"op=netboot_off");
+            assert_eq!(reply.brief(), (200, "OK".into()));
+        });
         std::thread::sleep(Duration::from_secs(2));
         cable.mend();
     });
+    let left = "SELECT count(*) FROM nodes WHERE NOT netboot";
+    assert_eq!(rows::number(&server.database, left), 1);
     let took = cut.elapsed();
     assert!(took < Duration::from_secs(6), "{took:?}");
     for name in ["before", "a", "b", "c"] {
@@ -218,4 +226,48 @@ fn an_event_from_before_repeats_were_sorted_by_time_is_still_known() {
     let node = Node { address: server.node, ..node };
     assert_eq!(post(&node, &event).status, 204);
     assert_eq!(stored(&server, "once"), 1);
+}
+
+#[test]
+fn a_node_that_somebody_holds_keeps_no_other_nodes_events_waiting() {
+    let server = TestServer::start_with(fast());
+    if !server.database.is_postgres() {
+        return; // nobody else has the file
+    }
+    let (held, free) = (server.node("held"), server.node("free"));
+    for node in [&held, &free] {
+        assert_eq!(post(node, &event("start", "before")).status, 204);
+    }
+    let mut hand = rows::open(&server.database);
+    rows::run(&mut hand, "BEGIN");
+    rows::run(&mut hand, "UPDATE nodes SET netboot = netboot WHERE system_id = 'held'");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let (reply, began) = (post(&held, &event("finish", "kept")), Instant::now());
+            assert!(began.elapsed() < Duration::from_secs(10));
+            reply
+        });
+        let until = Instant::now() + Duration::from_secs(3);
+        let mut slowest = Duration::ZERO;
+        while Instant::now() < until {
+            let began = Instant::now();
+            assert_eq!(post(&free, &event("progress", "meanwhile")).status, 204);
+            slowest = slowest.max(began.elapsed());
+        }
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        rows::run(&mut hand, "COMMIT");
+        assert_eq!(waiting.join().unwrap().status, 204, "it is tried again until then");
+    });
+    assert_eq!(stored(&server, "kept"), 1);
+
+    // One that is held for longer than a post may take is turned away, and not stored after that.
+    rows::run(&mut hand, "BEGIN");
+    rows::run(&mut hand, "UPDATE nodes SET netboot = netboot WHERE system_id = 'held'");
+    let began = Instant::now();
+    let reply = post(&held, &event("finish", "late"));
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    rows::run(&mut hand, "COMMIT");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(stored(&server, "late"), 0);
 }

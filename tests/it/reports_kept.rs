@@ -118,6 +118,17 @@ const NETBOOT_OFF: &[u8] =
 
 /// An HMAC-signed post as it goes over the wire to `authority`.
 fn signed(node: &Node, authority: &str, path: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
+    as_signed("POST", node, authority, path, nonce, body)
+}
+
+fn as_signed(
+    method: &str,
+    node: &Node,
+    authority: &str,
+    path: &str,
+    nonce: &str,
+    body: &[u8],
+) -> Vec<u8> {
     let credentials = NodeCredentials {
         consumer_key: node.consumer_key.clone(),
         token_key: node.token_key.clone(),
@@ -126,13 +137,44 @@ fn signed(node: &Node, authority: &str, path: &str, nonce: &str, body: &[u8]) ->
     let path = format!("/MAAS/metadata{path}");
     let timestamp = u64::try_from(node.clock.now().as_second()).unwrap();
     let url = format!("http://{authority}{path}");
-    let header = hmac_sha1(&credentials, timestamp, nonce, "POST", &url);
+    let header = hmac_sha1(&credentials, timestamp, nonce, method, &url);
     let headers = [
         ("Authorization", header.as_str()),
         ("Content-Type", "multipart/form-data; boundary=b"),
         ("Connection", "close"),
     ];
-    wire::request("POST", &path, authority, &headers, body)
+    wire::request(method, &path, authority, &headers, body)
+}
+
+fn replica_of(server: &TestServer) -> TestServer {
+    let options = Options { clock: server.clock.clone(), ..Options::default() };
+    let key = server.dir.path().join("secret.key");
+    let dir = Arc::new(tempfile::Builder::new().prefix("nodeinit").tempdir().unwrap());
+    let options = options.flag("secret-key-file", &key.display().to_string());
+    let replica = TestServer::open(options, dir, server.database.clone());
+    replica.map_err(|e| e.to_string()).unwrap()
+}
+
+#[test]
+fn a_signed_read_is_served_once_by_each_replica() {
+    let server = TestServer::start();
+    if !server.database.is_postgres() {
+        return; // one SQLite file has one server
+    }
+    server.clock.advance(3);
+    let node = server.node("n1");
+    let replica = replica_of(&server);
+    server.clock.advance(3);
+    let authority = server.node.to_string();
+    let request = as_signed("GET", &node, &authority, "/latest/meta-data/instance-id", "r", b"");
+    for one in [&server, &replica] {
+        assert_eq!(wire::raw(one.node, &request).brief(), (200, "n1".into()));
+        for again in [&server, one] {
+            let reply = wire::raw(again.node, &request);
+            assert_eq!(reply.brief(), (401, "nonce_refused".into()));
+        }
+    }
+    assert_eq!(rows::count(&server.database, "node_nonces"), 0);
 }
 
 #[test]
@@ -143,12 +185,7 @@ fn a_signed_write_is_taken_once_by_all_replicas() {
     }
     server.clock.advance(3);
     let node = server.node("n1");
-    let options = Options { clock: server.clock.clone(), ..Options::default() };
-    let key = server.dir.path().join("secret.key");
-    let dir = Arc::new(tempfile::Builder::new().prefix("nodeinit").tempdir().unwrap());
-    let options = options.flag("secret-key-file", &key.display().to_string());
-    let replica = TestServer::open(options, dir, server.database.clone());
-    let replica = replica.map_err(|e| e.to_string()).unwrap();
+    let replica = replica_of(&server);
     server.clock.advance(3);
     let authority = server.node.to_string();
     let mut event = event("once");

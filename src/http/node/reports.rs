@@ -116,7 +116,7 @@ pub async fn operation(
             store(request, app, signed, report, vec![share], until).await?;
         }
         Some(flag @ ("netboot_on" | "netboot_off")) => {
-            let set = reports::set_netboot(app, signed, flag == "netboot_on");
+            let set = reports::set_netboot(app, signed, flag == "netboot_on", until.0);
             let set = until.wait(async { Some(set.await) }).await?;
             set.map_err(|unstored| turned_down(request, app, unstored))?;
         }

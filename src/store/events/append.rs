@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
 use jiff::Timestamp;
@@ -19,9 +20,9 @@ use crate::store::schema::{event_files, events};
 use crate::store::{DbConnection, Tx, blobs, claims, nodes, nonces, tokens};
 
 /// Holds the rows of the nodes of a batch: whoever ends a token holds its node's too, so that what
-/// is live now stays so until the commit.
-pub fn hold(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<()> {
-    nodes::hold(tx, &distinct(batch))
+/// is live now stays so until the commit. Says which nodes somebody else holds.
+pub fn hold(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<BTreeSet<String>> {
+    nodes::hold_free(tx, &distinct(batch))
 }
 
 fn distinct(batch: &[NewEvent]) -> Vec<&str> {
@@ -30,9 +31,16 @@ fn distinct(batch: &[NewEvent]) -> Vec<&str> {
 }
 
 /// Stores a batch of events, each on its own merits, and says what became of each. Its nodes must
-/// be held ([`hold`]).
-pub fn append(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<Vec<Appended>> {
-    let mut became: Vec<Appended> = batch.iter().map(|new| Appended::Stored(Id(new.id))).collect();
+/// be held ([`hold`]), but for those that are `busy`.
+pub fn append(
+    tx: &mut Tx,
+    batch: &[NewEvent],
+    busy: &BTreeSet<String>,
+) -> QueryResult<Vec<Appended>> {
+    let begin = |new: &NewEvent| {
+        if busy.contains(&new.system_id) { Appended::Busy } else { Appended::Stored(Id(new.id)) }
+    };
+    let mut became: Vec<Appended> = batch.iter().map(begin).collect();
     refuse_ended(tx, batch, &mut became)?;
     refuse_replayed(tx, batch, &mut became)?;
     insert(tx, batch, &mut became)?;
@@ -77,7 +85,7 @@ fn refuse_ended(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> Que
     let ids: BTreeSet<Id> = batch.iter().map(|new| new.token).collect();
     let speakers = tokens::list_speakers(tx.conn, ids)?;
     for (new, became) in batch.iter().zip(became) {
-        if speakers.get(&new.token) != Some(&new.system_id) {
+        if *became != Appended::Busy && speakers.get(&new.token) != Some(&new.system_id) {
             *became = Appended::Ended;
         }
     }
@@ -101,6 +109,11 @@ fn refuse_replayed(tx: &mut Tx, batch: &[NewEvent], became: &mut [Appended]) -> 
     }
     Ok(())
 }
+
+// The statements that are kept.
+enum InsertMany {}
+enum InsertOne {}
+enum FindLast {}
 
 /// An event as its row, without what the report itself holds.
 struct Row<'e> {
@@ -165,7 +178,7 @@ fn insert_rows(tx: &mut Tx, rows: &[Row]) -> QueryResult<HashSet<Id>> {
             return Ok(inserted);
         }
     };
-    let query = fixed(
+    let query = fixed::<InsertMany>(
         "INSERT INTO events (id, system_id, token_id, origin, name, event_type, result, \
          description, node_time, received_at, extra, repeat_of) SELECT * FROM unnest(",
     )
@@ -198,24 +211,23 @@ struct Inserted {
 
 fn insert_row(conn: &mut SqliteConnection, row: &Row) -> QueryResult<bool> {
     let report = &row.new.report;
-    let inserted = diesel::insert_into(events::table)
-        .values((
-            events::id.eq(row.id),
-            events::system_id.eq(&row.new.system_id),
-            events::token_id.eq(row.new.token),
-            events::origin.eq(&report.origin),
-            events::name.eq(&report.name),
-            events::event_type.eq(report.event_type.as_str()),
-            events::result.eq(report.result.map(Outcome::as_str)),
-            events::description.eq(&report.description),
-            events::node_time.eq(row.node_time),
-            events::received_at.eq(Micros::from(row.new.received_at)),
-            events::extra.eq(&row.extra),
-            events::repeat_of.eq(row.repeat_of.as_deref()),
-        ))
-        .on_conflict(events::repeat_of)
-        .do_nothing()
-        .execute(conn)?;
+    let inserted = fixed::<InsertOne>(
+        "INSERT INTO events (id, system_id, token_id, origin, name, event_type, result, \
+         description, node_time, received_at, extra, repeat_of) VALUES (",
+    )
+    .bind::<Binary, _>(row.id, ", ")
+    .bind::<Text, _>(row.new.system_id.as_str(), ", ")
+    .bind::<Binary, _>(row.new.token, ", ")
+    .bind::<Text, _>(report.origin.as_str(), ", ")
+    .bind::<Text, _>(report.name.as_str(), ", ")
+    .bind::<Text, _>(report.event_type.as_str(), ", ")
+    .bind::<Nullable<Text>, _>(report.result.map(Outcome::as_str), ", ")
+    .bind::<Text, _>(report.description.as_str(), ", ")
+    .bind::<Nullable<BigInt>, _>(row.node_time, ", ")
+    .bind::<BigInt, _>(Micros::from(row.new.received_at), ", ")
+    .bind::<Text, _>(row.extra.as_str(), ", ")
+    .bind::<Nullable<Binary>, _>(row.repeat_of.as_deref(), ") ON CONFLICT (repeat_of) DO NOTHING")
+    .execute(conn)?;
     Ok(inserted == 1)
 }
 
@@ -280,8 +292,8 @@ fn put_after_the_last(tx: &mut Tx, rows: &mut [Row]) -> QueryResult<()> {
         DbConnection::Postgres(conn) => conn,
         DbConnection::Sqlite(conn) => {
             // One process writes them all: the last of all is after the last of each.
-            let last: Option<Id> =
-                events::table.select(events::id).order(events::id.desc()).first(conn).optional()?;
+            let last = sql::<Nullable<Binary>>("max(id)");
+            let last: Option<Id> = events::table.select(last).get_result(conn)?;
             let mut last = last.map_or(Uuid::nil(), |last| last.0);
             for row in rows {
                 last = after(last, row.id.0);
@@ -291,7 +303,7 @@ fn put_after_the_last(tx: &mut Tx, rows: &mut [Row]) -> QueryResult<()> {
         }
     };
     let ids: BTreeSet<&str> = rows.iter().map(|row| row.new.system_id.as_str()).collect();
-    let found = fixed(
+    let found = fixed::<FindLast>(
         "SELECT n.system_id, (SELECT e.id FROM events e WHERE e.system_id = n.system_id \
          ORDER BY e.id DESC LIMIT 1) AS id FROM unnest(",
     )

@@ -83,11 +83,21 @@ impl Drop for TestDatabase {
 }
 
 fn execute(url: &str, sql: &str) {
-    let url = DatabaseUrl::parse(url).unwrap();
-    match Manager::new(url).open().unwrap() {
-        DbConnection::Postgres(mut conn) => diesel::sql_query(sql).execute(&mut conn).unwrap(),
-        DbConnection::Sqlite(mut conn) => diesel::sql_query(sql).execute(&mut conn).unwrap(),
-    };
+    let manager = Manager::new(DatabaseUrl::parse(url).unwrap());
+    loop {
+        let done = match manager.open().unwrap() {
+            DbConnection::Postgres(mut conn) => diesel::sql_query(sql).execute(&mut conn),
+            DbConnection::Sqlite(mut conn) => diesel::sql_query(sql).execute(&mut conn),
+        };
+        match done {
+            // What the server does by itself may have been in the way.
+            Err(error) if error.to_string() == "deadlock detected" => {}
+            done => {
+                done.unwrap();
+                return;
+            }
+        }
+    }
 }
 
 /// What a test may choose before its server starts.

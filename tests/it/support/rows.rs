@@ -86,3 +86,12 @@ impl Drop for Held {
         let _ = diesel::sql_query("ROLLBACK").execute(&mut self.0);
     }
 }
+
+/// Runs statements on a connection that somebody keeps.
+pub fn run(conn: &mut DbConnection, sql: &str) {
+    use diesel::connection::SimpleConnection as _;
+    match conn {
+        DbConnection::Sqlite(conn) => conn.batch_execute(sql).unwrap(),
+        DbConnection::Postgres(conn) => conn.batch_execute(sql).unwrap(),
+    }
+}
