@@ -14,7 +14,7 @@ use super::schema::{blobs as blobs_table, event_files, events, nodes as nodes_ta
 use super::{DbConnection, Tx, blobs};
 use crate::domain::report::Report;
 
-pub use append::{append, are_stored, hold};
+pub use append::{append, are_stored, hold, hold_free};
 
 /// An event that is to be stored.
 pub struct NewEvent {

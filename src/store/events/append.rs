@@ -20,8 +20,13 @@ use crate::store::schema::{event_files, events};
 use crate::store::{DbConnection, Tx, blobs, claims, nodes, nonces, tokens};
 
 /// Holds the rows of the nodes of a batch: whoever ends a token holds its node's too, so that what
-/// is live now stays so until the commit. Says which nodes somebody else holds.
-pub fn hold(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<BTreeSet<String>> {
+/// is live now stays so until the commit.
+pub fn hold(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<()> {
+    nodes::hold(tx, &distinct(batch))
+}
+
+/// The same for the nodes that nobody else holds; says which the others are.
+pub fn hold_free(tx: &mut Tx, batch: &[NewEvent]) -> QueryResult<BTreeSet<String>> {
     nodes::hold_free(tx, &distinct(batch))
 }
 
@@ -31,7 +36,7 @@ fn distinct(batch: &[NewEvent]) -> Vec<&str> {
 }
 
 /// Stores a batch of events, each on its own merits, and says what became of each. Its nodes must
-/// be held ([`hold`]), but for those that are `busy`.
+/// be held ([`hold_free`]), but for those that are `busy`.
 pub fn append(
     tx: &mut Tx,
     batch: &[NewEvent],
