@@ -40,8 +40,8 @@ struct Row {
     server: String,
     #[diesel(sql_type = Bool)]
     is_standby: bool,
-    #[diesel(sql_type = Binary)]
-    swept: Vec<u8>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    swept: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<BigInt>)]
     seq: Option<i64>,
     #[diesel(sql_type = Nullable<Text>)]
@@ -51,7 +51,9 @@ struct Row {
 /// Up to where the log was swept: a row's number on `SQLite`, a transaction on PostgreSQL.
 const SWEPT: &str = "changes-swept";
 
-fn number(value: &[u8]) -> Option<i64> {
+/// Nothing was swept where there is no such mark.
+fn number(value: Option<&[u8]>) -> Option<i64> {
+    let Some(value) = value else { return Some(-1) };
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
@@ -82,12 +84,13 @@ pub fn list_since(conn: &mut DbConnection, since: &Position) -> QueryResult<News
                 .order(changes::seq)
                 .select((changes::seq, changes::token_key))
                 .load(conn)?;
-            let swept: Vec<u8> = meta::table.find(SWEPT).select(meta::value).first(conn)?;
+            let swept: Option<Vec<u8>> =
+                meta::table.find(SWEPT).select(meta::value).first(conn).optional()?;
             let from = rows.last().map_or(since.from, |(seq, _)| *seq);
             Ok(News {
                 keys: rows.into_iter().map(|(_, key)| key).collect(),
                 now: Position { from, ..Position::default() },
-                has_gap: number(&swept).is_none_or(|swept| swept > since.from),
+                has_gap: number(swept.as_deref()).is_none_or(|swept| swept > since.from),
             })
         }),
         DbConnection::Postgres(conn) => {
@@ -106,7 +109,7 @@ pub fn list_since(conn: &mut DbConnection, since: &Position) -> QueryResult<News
                 let why = "the database is a standby: the change log is the primary's";
                 return Err(diesel::result::Error::DeserializationError(why.into()));
             }
-            let swept = number(&first.swept);
+            let swept = number(first.swept.as_deref());
             let (from, server) = (first.horizon, first.server.clone());
             let has_gap = since.from > from
                 || since.server != server
@@ -154,15 +157,17 @@ pub fn delete_until(tx: &mut Tx, seq: i64, limit: i64) -> QueryResult<usize> {
     };
     let Some(mark) = mark else { return Ok(0) };
     let swept = meta::table.find(SWEPT).select(meta::value);
-    let before: Vec<u8> = match tx.conn {
-        DbConnection::Sqlite(conn) => swept.first(conn)?,
+    let before: Option<Vec<u8>> = match tx.conn {
+        DbConnection::Sqlite(conn) => swept.first(conn).optional()?,
         // Sweeps of other processes take turns, so that the mark never goes back.
-        DbConnection::Postgres(conn) => swept.for_update().first(conn)?,
+        DbConnection::Postgres(conn) => swept.for_update().first(conn).optional()?,
     };
-    let mark = mark.max(number(&before).unwrap_or(mark)).to_string();
-    diesel::update(meta::table.find(SWEPT))
-        .set(meta::value.eq(mark.as_bytes()))
-        .execute(tx.conn)?;
+    let mark = mark.max(number(before.as_deref()).unwrap_or(mark)).to_string();
+    let value = meta::value.eq(mark.as_bytes());
+    if diesel::update(meta::table.find(SWEPT)).set(value).execute(tx.conn)? == 0 {
+        let row = (meta::name.eq(SWEPT), value);
+        diesel::insert_into(meta::table).values(row).execute(tx.conn)?;
+    }
     let seqs: Vec<i64> = old.into_iter().map(|(seq, _)| seq).collect();
     diesel::delete(changes::table.filter(changes::seq.eq_any(seqs))).execute(tx.conn)
 }
