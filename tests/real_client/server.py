@@ -60,6 +60,7 @@ class Server:
         self.start()
 
     def log(self):
+        time.sleep(0.1)  # lines are gathered for 20 ms before they are written
         with open(self.log_path, encoding="utf-8", errors="replace") as log:
             return log.read()
 
