@@ -587,8 +587,8 @@ impl View {
     }
 
     /// How many tokens are in memory, and how many bytes they and the content take.
-    #[must_use]
-    pub fn size(&self) -> (usize, u64) {
+    #[cfg(test)]
+    fn size(&self) -> (usize, u64) {
         (self.tokens.len(), self.tokens.weight() + self.contents.weight())
     }
 }

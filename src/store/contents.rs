@@ -65,21 +65,6 @@ pub fn find_newest_digests(
     Ok(versions.into_iter().collect())
 }
 
-/// The bytes of the newest version and their SHA-256; `None` when there is none or it was cleared.
-pub fn find_bytes(
-    conn: &mut DbConnection,
-    system_id: &str,
-    kind: ContentKind,
-) -> QueryResult<Option<(Vec<u8>, Vec<u8>)>> {
-    let newest: Option<Option<(Vec<u8>, Vec<u8>)>> = versions!(system_id, kind)
-        .left_join(blobs_table::table)
-        .order(contents::version.desc())
-        .select((blobs_table::bytes, blobs_table::sha256).nullable())
-        .first(conn)
-        .optional()?;
-    Ok(newest.flatten())
-}
-
 /// What a node has now, by digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {

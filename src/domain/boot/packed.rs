@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::de::{SeqAccess, Visitor};
 use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -35,8 +37,12 @@ impl Fold {
             .iter()
             .map(|other| (other.who.as_str(), from.shorten(0, &other.mark)))
             .collect();
-        let served: Vec<(&str, &Items)> =
-            served.iter().map(|served| (served.token.as_str(), &served.items)).collect();
+        let served: Vec<(&str, Items)> = served
+            .iter()
+            .map(|served| {
+                (served.token.as_str(), served.items.clone().map(|item| each(item, short)))
+            })
+            .collect();
         let packed: Packed<_, _, _, _, _> = (
             VERSION,
             [*claimed, *fetched, *contacted, *lost],
@@ -77,13 +83,51 @@ impl Fold {
             claimed,
             fetched,
             contacted,
-            served: served.into_iter().map(|(token, items)| Served { token, items }).collect(),
+            served: served
+                .into_iter()
+                .map(|(token, items)| Served { token, items: items.map(|item| each(item, long)) })
+                .collect(),
             before: Before { ready, was_ready, broken },
             boot: Boot { token, marks, others, entitled },
             lost,
             since,
         })
     }
+}
+
+fn each(item: Option<(i64, String)>, f: impl Fn(String) -> String) -> Option<(i64, String)> {
+    item.map(|(at, digest)| (at, f(digest)))
+}
+
+/// A digest in base64, where it is in hexadecimal; anything else stays as it is.
+fn short(digest: String) -> String {
+    let bytes: Option<Vec<u8>> = (digest.len() == 64)
+        .then(|| {
+            digest
+                .as_bytes()
+                .chunks(2)
+                .map(|two| hex(two[0])?.checked_mul(16)?.checked_add(hex(two[1])?))
+                .collect()
+        })
+        .flatten();
+    bytes.map_or(digest, |bytes| STANDARD_NO_PAD.encode(bytes))
+}
+
+/// Digits as we write them: only what comes back the same is made short.
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// What [`short`] made short.
+fn long(digest: String) -> String {
+    let bytes = (digest.len() == 43).then(|| STANDARD_NO_PAD.decode(&digest).ok()).flatten();
+    let Some(bytes) = bytes else { return digest };
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
 }
 
 /// The mark before: our time, and how far it was ahead of the node's.

@@ -538,7 +538,7 @@ proptest! {
 }
 
 #[test]
-fn a_packed_fold_comes_back_and_is_little_more_than_half_as_long() {
+fn a_packed_fold_comes_back_and_is_half_as_long_or_less() {
     for suite in SUITES {
         let mut node = Node::new();
         for boot in ["normal", "reboot", "script-fails", "script-failed-reboot"] {
@@ -546,7 +546,7 @@ fn a_packed_fold_comes_back_and_is_little_more_than_half_as_long() {
             let (written, packed) =
                 (serde_json::to_string(&node.fold).unwrap(), node.fold.pack().unwrap());
             assert_eq!(Fold::unpack(&packed).unwrap(), node.fold);
-            assert!(packed.len() * 9 < written.len() * 5, "{} of {}", packed.len(), written.len());
+            assert!(packed.len() * 2 < written.len(), "{} of {}", packed.len(), written.len());
         }
     }
     for bad in ["", "[]", "[2,[null,null,null,null],0,[false,false,[]],[],[null,false],[],[]]"] {
