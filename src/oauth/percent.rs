@@ -15,9 +15,31 @@ pub fn encode_into(out: &mut Vec<u8>, mut bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+/// The same as a text of its own, or as it is if nothing in it is to be encoded.
+#[must_use]
+pub fn encoded(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if bytes.iter().all(|&byte| is_unreserved(byte)) {
+        return bytes.into();
+    }
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    encode_into(&mut out, bytes);
+    out.into()
 }
+
+fn is_unreserved(byte: u8) -> bool {
+    UNRESERVED[usize::from(byte)]
+}
+
+const UNRESERVED: [bool; 256] = {
+    let mut unreserved = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        unreserved[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    unreserved
+};
 
 /// Decodes `%XX` once and leaves every other byte alone; `None` if a `%` has no two hex digits.
 pub fn decode(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {

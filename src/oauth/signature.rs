@@ -1,5 +1,7 @@
 //! Signatures (RFC 5849 §3.4): the base string that HMAC signs, and the check of each method.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -11,6 +13,8 @@ use super::{Claim, percent};
 
 /// Room for what a header adds to a base string, so that a usual one is allocated once.
 const USUAL: usize = 512;
+/// Room for the bytes of the longest signature, and for those that base64 counts on beforehand.
+const LONGEST_MAC: usize = 48;
 
 /// `oauth_signature_method`. RSA-SHA1 is left out: nodes hold a secret, not a private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,7 +93,9 @@ fn is_signed<M: Mac + KeyInit>(
     request: &SignedRequest<'_>,
     [consumer_secret, token_secret]: [&str; 2],
 ) -> bool {
-    let Ok(signature) = STANDARD.decode(&*claim.signature) else {
+    // The signature of either hash fits; a longer text is none.
+    let mut room = [0; LONGEST_MAC];
+    let Ok(length) = STANDARD.decode_slice(&*claim.signature, &mut room) else {
         return false;
     };
     let Some(text) = signature_base_string(claim, request) else {
@@ -102,7 +108,7 @@ fn is_signed<M: Mac + KeyInit>(
     let Ok(mac) = <M as KeyInit>::new_from_slice(&key) else {
         return false;
     };
-    mac.chain_update(text).verify_slice(&signature).is_ok()
+    mac.chain_update(text).verify_slice(&room[..length]).is_ok()
 }
 
 /// RFC 5849 §3.4.1:
@@ -115,47 +121,48 @@ fn is_signed<M: Mac + KeyInit>(
 /// ```
 /// (without the spaces). `None` if the query or the form has a broken percent escape.
 #[must_use]
-pub fn signature_base_string(claim: &Claim<'_>, request: &SignedRequest<'_>) -> Option<String> {
+pub fn signature_base_string(claim: &Claim<'_>, request: &SignedRequest<'_>) -> Option<Vec<u8>> {
     let target = request.target;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let form = request.form.unwrap_or_default();
-    let mut lines = Vec::with_capacity(USUAL + query.len() + form.len());
-    for (name, value) in claim.signed_parameters() {
-        push_line(&mut lines, name.as_bytes(), value.as_bytes());
-    }
-    push_form(&mut lines, query.as_bytes())?;
-    push_form(&mut lines, form)?;
-    let mut sorted: Vec<&[u8]> = lines.split_inclusive(|&byte| byte == b'\n').collect();
-    sorted.sort_unstable();
-
-    let uri = base_uri(request.scheme, request.host, path);
-    let mut text = Vec::with_capacity(USUAL + uri.len() + lines.len());
+    let mut text = Vec::with_capacity(USUAL + target.len() + query.len() + form.len());
     percent::encode_into(&mut text, request.method.to_ascii_uppercase().as_bytes());
     text.push(b'&');
-    percent::encode_into(&mut text, uri.as_bytes());
+    push_uri(&mut text, request.scheme, request.host, path);
     let mut joint: &[u8] = b"&";
-    for line in sorted {
-        let mut parts = line.split(|byte| matches!(byte, b' ' | b'\n'));
+    let mut push = |name: &[u8], value: &[u8]| {
         text.extend_from_slice(joint);
-        percent::encode_into(&mut text, parts.next().unwrap_or_default());
+        percent::encode_into(&mut text, name);
         text.extend_from_slice(b"%3D");
-        percent::encode_into(&mut text, parts.next().unwrap_or_default());
+        percent::encode_into(&mut text, value);
         joint = b"%26";
+    };
+    // A boot's reads sign what their header says and nothing else, and that is in order.
+    if query.is_empty() && form.is_empty() && claim.others().len() == 0 {
+        for (name, value) in claim.named() {
+            push(name.as_bytes(), &percent::encoded(value.as_bytes()));
+        }
+        return Some(text);
     }
-    String::from_utf8(text).ok()
+    let mut pairs: Vec<Pair<'_>> = Vec::with_capacity(16);
+    for (name, value) in claim.named().chain(claim.others()) {
+        pairs.push((percent::encoded(name.as_bytes()), percent::encoded(value.as_bytes())));
+    }
+    push_form(&mut pairs, query.as_bytes())?;
+    push_form(&mut pairs, form)?;
+    // By name, then by value, both as they are encoded (§3.4.1.3.2).
+    pairs.sort_unstable();
+    for (name, value) in &pairs {
+        push(name, value);
+    }
+    Some(text)
 }
 
-/// Appends `name value\n`, both encoded: since a space is lower than any byte that encoding
-/// leaves, the order of whole lines is the order by name, then by value, that §3.4.1.3.2 wants.
-fn push_line(lines: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    percent::encode_into(lines, name);
-    lines.push(b' ');
-    percent::encode_into(lines, value);
-    lines.push(b'\n');
-}
+/// A parameter, name and value encoded once.
+type Pair<'p> = (Cow<'p, [u8]>, Cow<'p, [u8]>);
 
 /// Appends the parameters of a query or a form (RFC 5849 §3.4.1.3.1), decoded and encoded again.
-fn push_form(lines: &mut Vec<u8>, form: &[u8]) -> Option<()> {
+fn push_form<'p>(pairs: &mut Vec<Pair<'p>>, form: &'p [u8]) -> Option<()> {
     for pair in form.split(|&byte| byte == b'&') {
         if pair.is_empty() {
             continue;
@@ -165,14 +172,19 @@ fn push_form(lines: &mut Vec<u8>, form: &[u8]) -> Option<()> {
         let name = percent::decode_form(&pair[..end])?;
         let value = percent::decode_form(pair.get(end + 1..).unwrap_or_default())?;
         if *name != *b"oauth_signature" {
-            push_line(lines, &name, &value);
+            let [name, value] = [name, value].map(|text| match text {
+                Cow::Borrowed(text) => percent::encoded(text),
+                Cow::Owned(text) => Cow::Owned(percent::encoded(&text).into_owned()),
+            });
+            pairs.push((name, value));
         }
     }
     Some(())
 }
 
-/// RFC 5849 §3.4.1.2. The path stays as it was sent: a URL library would resolve its dots.
-fn base_uri(scheme: &str, host: &str, path: &str) -> String {
+/// Appends the base string URI, encoded (RFC 5849 §3.4.1.2). The path stays as it was sent: a URL
+/// library would resolve its dots.
+fn push_uri(text: &mut Vec<u8>, scheme: &str, host: &str, path: &str) {
     let scheme = scheme.to_ascii_lowercase();
     let default_port = if scheme == "https" { "443" } else { "80" };
     let host = match host.rsplit_once(':') {
@@ -181,7 +193,10 @@ fn base_uri(scheme: &str, host: &str, path: &str) -> String {
         _ => host,
     };
     let path = if path.is_empty() { "/" } else { path };
-    format!("{scheme}://{}{path}", host.to_ascii_lowercase())
+    percent::encode_into(text, scheme.as_bytes());
+    text.extend_from_slice(b"%3A%2F%2F");
+    percent::encode_into(text, host.to_ascii_lowercase().as_bytes());
+    percent::encode_into(text, path.as_bytes());
 }
 
 #[cfg(test)]
@@ -204,17 +219,19 @@ mod tests {
             ("http", "[fec0::2]:5240", "/a/", "http://[fec0::2]:5240/a/"),
             ("http", "h", "/a//b/./c/../%7e/;p", "http://h/a//b/./c/../%7e/;p"),
         ] {
-            assert_eq!(base_uri(scheme, host, path), uri);
+            let mut text = Vec::new();
+            push_uri(&mut text, scheme, host, path);
+            assert_eq!(percent::decode(&text).unwrap(), uri.as_bytes());
         }
     }
 
     fn normalized(form: &str) -> Option<Vec<String>> {
-        let mut lines = Vec::new();
-        push_form(&mut lines, form.as_bytes())?;
-        let lines = String::from_utf8(lines).expect("ASCII");
-        let mut lines: Vec<_> = lines.lines().map(|line| line.replace(' ', "=")).collect();
-        lines.sort_unstable();
-        Some(lines)
+        let mut pairs = Vec::new();
+        push_form(&mut pairs, form.as_bytes())?;
+        pairs.sort_unstable();
+        let joined = |(name, value): &Pair<'_>| [&**name, &**value].join(&b'=');
+        let pairs = pairs.iter().map(joined);
+        Some(pairs.map(|pair| String::from_utf8(pair).expect("ASCII")).collect())
     }
 
     #[test]

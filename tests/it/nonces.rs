@@ -206,7 +206,7 @@ fn n06_a_clean_stop_keeps_what_was_spent_and_the_next_start_takes_fresh_ones_at_
 
 #[test]
 fn n06_without_what_a_clean_stop_leaves_the_next_start_refuses_up_to_its_own_start_and_2_s() {
-    for leave in [None, Some(&b""[..]), Some(b"nodeinit nonces 1\n12 zz\n"), Some(b"\xff\xfe")] {
+    for leave in [None, Some(&b""[..]), Some(b"nodeinit nonces 2\n12 zz\n"), Some(b"\xff\xfe")] {
         let mut server = start(Options::default());
         let node = server.node("n1");
         assert_eq!(ask(&node, &hmac(&node, NOW + 2, "spent")), "200");

@@ -222,7 +222,7 @@ fn a_signed_write_is_refused_after_a_restart_that_remembers_nothing() {
     assert_eq!(wire::raw(server.node, &request).brief(), (401, "nonce_refused".into()));
     server.stop();
     // As if its memory had been lost, and its floor with it.
-    std::fs::write(server.dir.path().join("nonces"), "nodeinit nonces 1 0\n").unwrap();
+    std::fs::write(server.dir.path().join("nonces"), "nodeinit nonces 2 0\n").unwrap();
     let server = server.restart();
     assert_eq!(wire::raw(server.node, &request).brief(), (401, "nonce_refused".into()));
     assert_eq!(names(&server, "n1"), ["once"]);
