@@ -9,7 +9,7 @@ use super::App;
 use crate::domain::credentials::PlaintextReplay;
 use crate::live::view::{Entry, Standing, Unfilled};
 use crate::live::{self, Stale};
-use crate::oauth::{Claim, Method, SignedRequest, verify};
+use crate::oauth::{Claim, Method, SignedRequest};
 use crate::store::DbError;
 use crate::store::nonces::WriteNonce;
 
@@ -158,7 +158,7 @@ fn judge(
     let Some(entry) = entry else {
         let nobody = &app.nobody;
         let _ = nobody.consumer_key().is(&claim.consumer_key);
-        let _ = verify(claim, request, "", nobody.secret().expose());
+        let _ = nobody.signed(claim, request);
         return Err(Refusal::Refused { reason: "unknown_token" });
     };
     match believe(app, claim, request, &entry, now) {
@@ -190,7 +190,7 @@ fn believe(
     now: Timestamp,
 ) -> Result<Option<WriteNonce>, Refusal> {
     let consumer_is_its_own = entry.consumer_key().is(&claim.consumer_key);
-    let signature_is_good = verify(claim, request, "", entry.secret().expose());
+    let signature_is_good = entry.signed(claim, request);
     if !consumer_is_its_own {
         return Err(Refusal::Refused { reason: "wrong_consumer" });
     }

@@ -1,7 +1,7 @@
 //! Nonces that good signatures have spent within their window.
 
-use std::collections::{BTreeMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -33,23 +33,48 @@ pub enum Stale {
     Full,
 }
 
-/// Digests spent: 64 bits of SHA-256, so that of the most that are kept at once another one is
-/// taken for spent once in 10^12 requests. Whoever could seek such a one would need the token's secret.
-type Digests = HashSet<u64, BuildHasherDefault<Itself>>;
-
-/// The hash of a digest is in itself.
+/// Digests that were spent, in a table of which a look-up touches one place: this many come by a
+/// second, each to a place that no cache holds. Zero is an empty place; no digest is.
 #[derive(Default)]
-struct Itself(u64);
+struct Digests {
+    places: Vec<u64>,
+    count: usize,
+}
 
-impl Hasher for Itself {
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, digest: u64) {
-        self.0 = digest;
+impl Digests {
+    /// As large as one that holds so many.
+    fn with_room(count: usize) -> Digests {
+        let places = (count * 4).div_ceil(3).next_power_of_two().max(16);
+        Digests { places: vec![0; places], count: 0 }
     }
 
-    fn finish(&self) -> u64 {
-        self.0
+    /// Whether it is a new one. `spread` is an odd number that nobody knows, or who signs could
+    /// choose nonces that all want the same place.
+    fn insert(&mut self, digest: u64, spread: u64) -> bool {
+        if (self.count + 1) * 4 > self.places.len() * 3 {
+            let mut larger = Digests::with_room((self.count + 1) * 2);
+            for digest in self.iter() {
+                larger.insert(digest, spread);
+            }
+            *self = larger;
+        }
+        let wanted = digest.wrapping_mul(spread) >> (64 - self.places.len().ilog2());
+        let mut at = usize::try_from(wanted).unwrap_or_default();
+        loop {
+            match &mut self.places[at] {
+                empty @ 0 => {
+                    *empty = digest;
+                    self.count += 1;
+                    return true;
+                }
+                taken if *taken == digest => return false,
+                _ => at = (at + 1) % self.places.len(),
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        self.places.iter().copied().filter(|digest| *digest != 0)
     }
 }
 
@@ -67,6 +92,7 @@ pub struct Nonces {
     most: usize,
     /// Timestamps up to here are refused: an earlier process may have seen them.
     floor: u64,
+    spread: u64,
 }
 
 impl Nonces {
@@ -78,6 +104,7 @@ impl Nonces {
             count: AtomicUsize::new(0),
             most: MOST_NONCES,
             floor,
+            spread: RandomState::new().hash_one(0) | 1,
         }
     }
 
@@ -119,7 +146,7 @@ impl Nonces {
             && (oldest.key() + 1) * BUCKET + PAST < now
         {
             let newest = (oldest.key() + 1) * BUCKET - 1;
-            self.count.fetch_sub(oldest.remove().len(), Ordering::Relaxed);
+            self.count.fetch_sub(oldest.remove().count, Ordering::Relaxed);
             shard.forgotten = shard.forgotten.max(newest);
         }
         if timestamp <= shard.forgotten {
@@ -129,11 +156,11 @@ impl Nonces {
             return Err(Stale::Full);
         }
         let bucket = timestamp / BUCKET;
-        // As large as the one before it, so that a steady load never makes it grow.
-        let before = shard.buckets.get(&bucket.wrapping_sub(1)).map_or(0, HashSet::len);
-        let room = || Digests::with_capacity_and_hasher(before, BuildHasherDefault::default());
+        // As large as the one before it, so that a steady load seldom makes it grow.
+        let before = shard.buckets.get(&bucket.wrapping_sub(1)).map_or(0, |before| before.count);
+        let room = || Digests::with_room(before);
         let digests = shard.buckets.entry(bucket).or_insert_with(room);
-        if digests.insert(digest) {
+        if digests.insert(digest, self.spread) {
             self.count.fetch_add(1, Ordering::Relaxed);
             Ok(())
         } else {
@@ -151,7 +178,7 @@ impl Nonces {
         let mut out = format!("nodeinit nonces 2 {floor}\n");
         for shard in &self.shards {
             for (bucket, digests) in &locked(shard).buckets {
-                for digest in digests {
+                for digest in digests.iter() {
                     let _ = writeln!(out, "{bucket} {digest:016x}");
                 }
             }
@@ -194,7 +221,8 @@ pub fn write_nonce(token_key: &str, timestamp: u64, nonce: &str) -> WriteNonce {
 }
 
 /// Of a timestamp below 2^40, which is any in a window. With a nonce of cloud-init's, 30 digits at
-/// most, it is one block of the hash.
+/// most, it is one block of the hash. 64 bits: of the most that are kept at once one is taken for
+/// another once in 10^12 requests, and who could seek such a one would need the token's secret.
 fn digest(token_key: &str, timestamp: u64, nonce: &str) -> u64 {
     let mut hash = Sha256::new();
     hash.update(&timestamp.to_be_bytes()[3..]);
@@ -203,15 +231,36 @@ fn digest(token_key: &str, timestamp: u64, nonce: &str) -> u64 {
     hash.update(nonce.as_bytes());
     let whole: [u8; 32] = hash.finalize().into();
     let (short, _) = whole.split_first_chunk().expect("32 bytes begin with 8");
-    u64::from_be_bytes(*short)
+    u64::from_be_bytes(*short).max(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn digests_are_a_set(
+            digests in vec(prop_oneof![1..40_u64, (1..40_u64).prop_map(|high| high << 58), 1..u64::MAX], 0..400),
+            spread: u64,
+            room in 0..100_usize,
+        ) {
+            let (mut ours, mut set) = (Digests::with_room(room), HashSet::new());
+            for digest in &digests {
+                prop_assert_eq!(ours.insert(*digest, spread | 1), set.insert(*digest));
+            }
+            prop_assert_eq!(ours.count, set.len());
+            prop_assert_eq!(ours.iter().collect::<HashSet<_>>(), set);
+        }
     }
 
     const NOW: i64 = 1_800_000_000;

@@ -21,6 +21,7 @@ use crate::domain::credentials::{ConsumerKey, KEY_LENGTH, Secret, TokenKey};
 use crate::domain::metadata::{MetadataKey, NodeMetadata};
 use crate::domain::node::SystemId;
 use crate::domain::seal::Sealer;
+use crate::oauth::{Begun, Claim, SignedRequest, verify_begun};
 use crate::store::changes::{self, News, Position};
 use crate::store::columns::Id;
 use crate::store::contents::{self, Held};
@@ -62,6 +63,7 @@ pub struct Entry {
     pub standing: Standing,
     consumer_key: ConsumerKey,
     secret: Secret,
+    begun: Begun,
     /// When a superseded token's time is up.
     retires_at: Option<Timestamp>,
     pub user_data: Option<Content>,
@@ -125,6 +127,7 @@ impl Entry {
             standing,
             consumer_key: known.consumer_key,
             secret,
+            begun: Begun::default(),
             retires_at: known.retires_at,
             user_data: held.and_then(|held| held.user_data).map(|sha256| Content { sha256 }),
             vendor_data: held.and_then(|held| held.vendor_data).map(|sha256| Content { sha256 }),
@@ -148,6 +151,7 @@ impl Entry {
             standing: Standing::NoNode,
             consumer_key,
             secret,
+            begun: Begun::default(),
             retires_at: None,
             user_data: None,
             vendor_data: None,
@@ -171,10 +175,10 @@ impl Entry {
         &self.consumer_key
     }
 
-    /// For the verifier alone.
+    /// Whether whoever made this claim knows its secret; the consumer's is always empty.
     #[must_use]
-    pub fn secret(&self) -> &Secret {
-        &self.secret
+    pub fn signed(&self, claim: &Claim<'_>, request: &SignedRequest<'_>) -> bool {
+        verify_begun(claim, request, ["", self.secret.expose()], &self.begun)
     }
 
     /// Whether it has ended: a superseded one at its deadline, swept or not.

@@ -6,4 +6,4 @@ pub mod percent;
 mod signature;
 
 pub use claim::{Claim, Malformed};
-pub use signature::{Method, SignedRequest, signature_base_string, verify};
+pub use signature::{Begun, Method, SignedRequest, signature_base_string, verify, verify_begun};

@@ -1,6 +1,7 @@
 //! Signatures (RFC 5849 §3.4): the base string that HMAC signs, and the check of each method.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
+use zeroize::Zeroize as _;
 
 use super::{Claim, percent};
 
@@ -55,6 +57,11 @@ pub struct SignedRequest<'r> {
     pub form: Option<&'r [u8]>,
 }
 
+/// Where every HMAC-SHA256 with the same two secrets begins: the first one makes it, and each later
+/// one is two of nine blocks shorter.
+#[derive(Default)]
+pub struct Begun(OnceLock<Box<Hmac<Sha256>>>);
+
 /// Whether whoever made the claim knows both secrets. For HMAC that includes this very request,
 /// but whether it is fresh (timestamp, nonce) is not judged here.
 ///
@@ -66,11 +73,24 @@ pub fn verify(
     consumer_secret: &str,
     token_secret: &str,
 ) -> bool {
-    let secrets = [consumer_secret, token_secret];
+    verify_begun(claim, request, [consumer_secret, token_secret], &Begun::default())
+}
+
+/// The same with secrets that are verified with again and again; `begun` belongs to them.
+#[must_use]
+pub fn verify_begun(
+    claim: &Claim<'_>,
+    request: &SignedRequest<'_>,
+    secrets: [&str; 2],
+    begun: &Begun,
+) -> bool {
     match claim.method {
         Method::Plaintext => states_secrets(&claim.signature, secrets),
-        Method::HmacSha1 => is_signed::<Hmac<Sha1>>(claim, request, secrets),
-        Method::HmacSha256 => is_signed::<Hmac<Sha256>>(claim, request, secrets),
+        Method::HmacSha1 => is_signed(claim, request, keyed::<Hmac<Sha1>>(secrets)),
+        Method::HmacSha256 => {
+            let begun = begun.0.get_or_init(|| Box::new(keyed(secrets)));
+            is_signed(claim, request, Hmac::<Sha256>::clone(begun))
+        }
     }
 }
 
@@ -88,24 +108,23 @@ fn states_secrets(signature: &str, [consumer_secret, token_secret]: [&str; 2]) -
 }
 
 /// RFC 5849 §3.4.2, for any hash.
-fn is_signed<M: Mac + KeyInit>(
-    claim: &Claim<'_>,
-    request: &SignedRequest<'_>,
-    [consumer_secret, token_secret]: [&str; 2],
-) -> bool {
+fn keyed<M: KeyInit>([consumer_secret, token_secret]: [&str; 2]) -> M {
+    let mut key = Vec::with_capacity(3 * (consumer_secret.len() + token_secret.len()) + 1);
+    percent::encode_into(&mut key, consumer_secret.as_bytes());
+    key.push(b'&');
+    percent::encode_into(&mut key, token_secret.as_bytes());
+    let mac = M::new_from_slice(&key).expect("HMAC takes a key of any length");
+    key.zeroize();
+    mac
+}
+
+fn is_signed<M: Mac>(claim: &Claim<'_>, request: &SignedRequest<'_>, mac: M) -> bool {
     // The signature of either hash fits; a longer text is none.
     let mut room = [0; LONGEST_MAC];
     let Ok(length) = STANDARD.decode_slice(&*claim.signature, &mut room) else {
         return false;
     };
     let Some(text) = signature_base_string(claim, request) else {
-        return false;
-    };
-    let mut key = Vec::with_capacity(3 * (consumer_secret.len() + token_secret.len()) + 1);
-    percent::encode_into(&mut key, consumer_secret.as_bytes());
-    key.push(b'&');
-    percent::encode_into(&mut key, token_secret.as_bytes());
-    let Ok(mac) = <M as KeyInit>::new_from_slice(&key) else {
         return false;
     };
     mac.chain_update(text).verify_slice(&room[..length]).is_ok()
@@ -126,21 +145,21 @@ pub fn signature_base_string(claim: &Claim<'_>, request: &SignedRequest<'_>) -> 
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let form = request.form.unwrap_or_default();
     let mut text = Vec::with_capacity(USUAL + target.len() + query.len() + form.len());
-    percent::encode_into(&mut text, request.method.to_ascii_uppercase().as_bytes());
+    percent::encode_into(&mut text, upper_case(request.method).as_bytes());
     text.push(b'&');
     push_uri(&mut text, request.scheme, request.host, path);
     let mut joint: &[u8] = b"&";
-    let mut push = |name: &[u8], value: &[u8]| {
-        text.extend_from_slice(joint);
-        percent::encode_into(&mut text, name);
-        text.extend_from_slice(b"%3D");
-        percent::encode_into(&mut text, value);
-        joint = b"%26";
-    };
     // A boot's reads sign what their header says and nothing else, and that is in order.
     if query.is_empty() && form.is_empty() && claim.others().len() == 0 {
         for (name, value) in claim.named() {
-            push(name.as_bytes(), &percent::encoded(value.as_bytes()));
+            text.extend_from_slice(joint);
+            text.extend_from_slice(name.as_bytes());
+            text.extend_from_slice(b"%3D");
+            match percent::encoded(value.as_bytes()) {
+                Cow::Borrowed(value) => text.extend_from_slice(value),
+                Cow::Owned(value) => percent::encode_into(&mut text, &value),
+            }
+            joint = b"%26";
         }
         return Some(text);
     }
@@ -153,7 +172,11 @@ pub fn signature_base_string(claim: &Claim<'_>, request: &SignedRequest<'_>) -> 
     // By name, then by value, both as they are encoded (§3.4.1.3.2).
     pairs.sort_unstable();
     for (name, value) in &pairs {
-        push(name, value);
+        text.extend_from_slice(joint);
+        percent::encode_into(&mut text, name);
+        text.extend_from_slice(b"%3D");
+        percent::encode_into(&mut text, value);
+        joint = b"%26";
     }
     Some(text)
 }
@@ -185,7 +208,7 @@ fn push_form<'p>(pairs: &mut Vec<Pair<'p>>, form: &'p [u8]) -> Option<()> {
 /// Appends the base string URI, encoded (RFC 5849 §3.4.1.2). The path stays as it was sent: a URL
 /// library would resolve its dots.
 fn push_uri(text: &mut Vec<u8>, scheme: &str, host: &str, path: &str) {
-    let scheme = scheme.to_ascii_lowercase();
+    let scheme = lower_case(scheme);
     let default_port = if scheme == "https" { "443" } else { "80" };
     let host = match host.rsplit_once(':') {
         // An address in brackets has colons of its own.
@@ -195,8 +218,18 @@ fn push_uri(text: &mut Vec<u8>, scheme: &str, host: &str, path: &str) {
     let path = if path.is_empty() { "/" } else { path };
     percent::encode_into(text, scheme.as_bytes());
     text.extend_from_slice(b"%3A%2F%2F");
-    percent::encode_into(text, host.to_ascii_lowercase().as_bytes());
+    percent::encode_into(text, lower_case(host).as_bytes());
     percent::encode_into(text, path.as_bytes());
+}
+
+fn lower_case(text: &str) -> Cow<'_, str> {
+    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    if is_lower { text.into() } else { text.to_ascii_lowercase().into() }
+}
+
+fn upper_case(text: &str) -> Cow<'_, str> {
+    let is_upper = !text.bytes().any(|byte| byte.is_ascii_lowercase());
+    if is_upper { text.into() } else { text.to_ascii_uppercase().into() }
 }
 
 #[cfg(test)]
