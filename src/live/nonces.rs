@@ -16,8 +16,6 @@ pub const PAST: u64 = 300;
 /// How far ahead of it: a clock step, not a clock fault.
 pub const FUTURE: u64 = 2;
 
-/// Seconds of timestamps that are forgotten together.
-const BUCKET: u64 = 16;
 /// Enough for 14,000 signed requests a second over the whole window; past it, requests are turned
 /// away instead of forgetting a nonce.
 const MOST_NONCES: usize = 1 << 22;
@@ -33,8 +31,8 @@ pub enum Stale {
     Full,
 }
 
-/// Digests that were spent, in a table of which a look-up touches one place: this many come by a
-/// second, each to a place that no cache holds. Zero is an empty place; no digest is.
+/// Digests that were spent, in a table of which a look-up touches one place: that is rarely in a
+/// cache, and costs more than the hash. Zero is an empty place; no digest is.
 #[derive(Default)]
 struct Digests {
     places: Vec<u64>,
@@ -44,7 +42,7 @@ struct Digests {
 impl Digests {
     /// As large as one that holds so many.
     fn with_room(count: usize) -> Digests {
-        let places = (count * 4).div_ceil(3).next_power_of_two().max(16);
+        let places = (count * 4).div_ceil(3).next_power_of_two().max(4);
         Digests { places: vec![0; places], count: 0 }
     }
 
@@ -80,7 +78,8 @@ impl Digests {
 
 #[derive(Default)]
 struct Shard {
-    buckets: BTreeMap<u64, Digests>,
+    /// By second of timestamp: those of one second are few enough to stay near.
+    spent: BTreeMap<u64, Digests>,
     /// Timestamps up to here were forgotten, and are refused should the clock be set back.
     forgotten: u64,
 }
@@ -141,13 +140,13 @@ impl Nonces {
     fn insert(&self, timestamp: u64, digest: u64, now: u64) -> Result<(), Stale> {
         // By bits from its middle: a set looks at both ends.
         let mut shard = locked(&self.shards[usize::from(digest.to_be_bytes()[3]) % SHARDS]);
-        // Whole buckets go, once the newest timestamp in them is out of the window.
-        while let Some(oldest) = shard.buckets.first_entry()
-            && (oldest.key() + 1) * BUCKET + PAST < now
+        // Whole seconds go, once they are out of the window.
+        while let Some(oldest) = shard.spent.first_entry()
+            && oldest.key() + PAST < now
         {
-            let newest = (oldest.key() + 1) * BUCKET - 1;
+            let second = *oldest.key();
             self.count.fetch_sub(oldest.remove().count, Ordering::Relaxed);
-            shard.forgotten = shard.forgotten.max(newest);
+            shard.forgotten = shard.forgotten.max(second);
         }
         if timestamp <= shard.forgotten {
             return Err(Stale::TooOld);
@@ -155,11 +154,15 @@ impl Nonces {
         if self.count.load(Ordering::Relaxed) >= self.most {
             return Err(Stale::Full);
         }
-        let bucket = timestamp / BUCKET;
-        // As large as the one before it, so that a steady load seldom makes it grow.
-        let before = shard.buckets.get(&bucket.wrapping_sub(1)).map_or(0, |before| before.count);
-        let room = || Digests::with_room(before);
-        let digests = shard.buckets.entry(bucket).or_insert_with(room);
+        let shard = &mut *shard;
+        let digests = if let Some(digests) = shard.spent.get_mut(&timestamp) {
+            digests
+        } else {
+            // As large as the one before it, so that a steady load seldom makes it grow.
+            let before = timestamp.checked_sub(1).and_then(|second| shard.spent.get(&second));
+            let room = Digests::with_room(before.map_or(0, |before| before.count));
+            shard.spent.entry(timestamp).or_insert(room)
+        };
         if digests.insert(digest, self.spread) {
             self.count.fetch_add(1, Ordering::Relaxed);
             Ok(())
@@ -169,7 +172,7 @@ impl Nonces {
     }
 
     /// What a clean stop leaves for the next start: the newest timestamp that was forgotten, then
-    /// one line an entry, bucket and digest.
+    /// one line an entry, timestamp and digest.
     #[must_use]
     pub fn save(&self) -> String {
         use std::fmt::Write as _;
@@ -177,9 +180,9 @@ impl Nonces {
         let floor = forgotten.unwrap_or(0).max(self.floor);
         let mut out = format!("nodeinit nonces 2 {floor}\n");
         for shard in &self.shards {
-            for (bucket, digests) in &locked(shard).buckets {
+            for (second, digests) in &locked(shard).spent {
                 for digest in digests.iter() {
-                    let _ = writeln!(out, "{bucket} {digest:016x}");
+                    let _ = writeln!(out, "{second} {digest:016x}");
                 }
             }
         }
@@ -198,12 +201,12 @@ impl Nonces {
         };
         let nonces = Nonces::new(floor);
         for line in lines {
-            let entry = line.split_once(' ').and_then(|(bucket, digest)| {
-                Some((bucket.parse::<u64>().ok()?, u64::from_str_radix(digest, 16).ok()?))
+            let entry = line.split_once(' ').and_then(|(second, digest)| {
+                Some((second.parse::<u64>().ok()?, u64::from_str_radix(digest, 16).ok()?))
             });
-            let Some((bucket, digest)) = entry else { return Err("a line is broken".into()) };
+            let Some((second, digest)) = entry else { return Err("a line is broken".into()) };
             // One that is out of the window by now is not needed any more.
-            let _ = nonces.insert(bucket.saturating_mul(BUCKET), digest, seconds(now));
+            let _ = nonces.insert(second, digest, seconds(now));
         }
         Ok(nonces)
     }

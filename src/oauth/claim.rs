@@ -320,7 +320,9 @@ impl<'h> Piece<'h> {
         }
         let decoded = percent::decode(raw.as_bytes()).ok_or(Malformed::PercentEscape)?;
         let text = String::from_utf8(decoded.into_owned()).map_err(|_| Malformed::NotUtf8)?;
-        if text.contains(char::is_control) {
+        // Characters are looked at only where a byte might be part of such a one.
+        let may_be = |byte: u8| byte.is_ascii_control() || !byte.is_ascii();
+        if text.bytes().any(may_be) && text.contains(char::is_control) {
             return Err(Malformed::ControlCharacter);
         }
         Ok(text.into())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use rustls::ClientConnection;
@@ -26,6 +26,8 @@ pub const PATH: &str = "/MAAS/metadata/2012-03-01/meta-data/instance-id";
 const SILENCE: Duration = Duration::from_secs(20);
 /// What fails is tried again, but not as fast as it fails.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
+/// Keys that nobody knows; they come again, as none is remembered.
+const STRANGERS: usize = 1 << 14;
 /// Addresses that connections come from: one runs out of ports within a second of closing
 /// connections, which stay in `TIME_WAIT`.
 const SOURCES: usize = 200;
@@ -65,14 +67,25 @@ impl Mode {
 pub struct Target {
     address: SocketAddr,
     asks: Vec<Ask>,
-    status: &'static str,
+    status: u16,
+    sources: Sources,
     /// The node that is next, whichever connection asks.
     turn: AtomicUsize,
 }
 
 struct Ask {
     signed: Signed,
+    /// Empty: whatever it says.
     answer: Vec<u8>,
+}
+
+/// Where connections come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sources {
+    /// Each from an address of its own.
+    OfConnections,
+    /// Each request from another.
+    OfRequests,
 }
 
 impl Target {
@@ -92,7 +105,25 @@ impl Target {
                 answer: answer(signer).into_bytes(),
             })
             .collect();
-        Target { address, asks, status: "HTTP/1.1 200", turn: AtomicUsize::new(0) }
+        let sources = Sources::OfConnections;
+        Target { address, asks, status: 200, sources, turn: AtomicUsize::new(0) }
+    }
+
+    /// A server that has to refuse keys that nobody knows, from addresses all over.
+    pub fn of_strangers(address: SocketAddr, mint: &Mint) -> Target {
+        let host = address.to_string();
+        let asks = (0..STRANGERS).map(|_| {
+            let signer = Signer {
+                system_id: String::new(),
+                consumer_key: format!("{:018x}", u64::from_ne_bytes(mint.bytes())),
+                token_key: format!("{:018x}", u64::from_ne_bytes(mint.bytes())),
+                token_secret: format!("{:032x}", u128::from_ne_bytes(mint.bytes())),
+            };
+            let ready = Signed::new("http", &host, PATH, &signer, Signing::Plaintext);
+            Ask { signed: ready, answer: Vec::new() }
+        });
+        let (asks, sources) = (asks.collect(), Sources::OfRequests);
+        Target { address, asks, status: 401, sources, turn: AtomicUsize::new(0) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -119,6 +150,8 @@ pub struct Load {
     pub rate: Option<u32>,
     /// Ends after so many requests, however long they take.
     pub most: Option<usize>,
+    /// Gives way to other loads of this process.
+    pub is_background: bool,
 }
 
 /// What came of a load.
@@ -131,7 +164,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: Tally) {
+    pub fn add(&mut self, other: Tally) {
         self.latencies.add(&other.latencies);
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
@@ -151,6 +184,10 @@ pub async fn run(target: &Arc<Target>, load: Load) -> anyhow::Result<Tally> {
         let (sender, receiver) = oneshot::channel();
         let (target, mint) = (target.clone(), Mint::from_system()?);
         std::thread::Builder::new().spawn(move || {
+            if load.is_background {
+                // Of this thread alone, on Linux; without it the load is only less even.
+                let _ = rustix::process::nice(19);
+            }
             let tally = Thread::start(&target, load, (thread, threads), &mint)
                 .and_then(|thread| thread.run(|| sender.is_closed()));
             let _ = sender.send(tally);
@@ -268,14 +305,13 @@ impl<'t> Thread<'t> {
                 (0..asking).for_each(|_| self.tally.error(why.clone()));
                 return Ok(self.tally);
             }
-            // At a rate the next one may be due at once: sleeping would make it late.
-            let nanos = if self.load.rate.is_some() { 0 } else { 10_000_000 };
-            let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: nanos };
+            self.sleep(now)?;
+            let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
             events.clear();
             match epoll::wait(
                 &self.poll,
                 rustix::buffer::spare_capacity(&mut events),
-                Some(&timeout),
+                Some(&at_once),
             ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
@@ -288,6 +324,28 @@ impl<'t> Thread<'t> {
                 }
             }
         }
+    }
+
+    /// Until something has come, or the next request is due, to the microsecond.
+    fn sleep(&self, now: Instant) -> io::Result<()> {
+        let long = Duration::from_millis(10);
+        let wait = self.due().map_or(long, |due| due.saturating_duration_since(now).min(long));
+        let timeout =
+            rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let mut poll = [PollFd::new(&self.poll, PollFlags::IN)];
+        match rustix::event::poll(&mut poll, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// When the next request is due, if there is a rate and a connection is free.
+    fn due(&self) -> Option<Instant> {
+        let rate = self.load.rate.filter(|_| !self.resting.is_empty())?;
+        // This thread's every `threads`th of all: what waits for a connection is late.
+        let (thread, threads) = self.share;
+        let number = f64::from(self.started) * f64::from(threads) + f64::from(thread);
+        Some(self.began + Duration::from_secs_f64(number / f64::from(rate.max(1))))
     }
 
     /// Lets those that failed ask again after a while.
@@ -303,15 +361,9 @@ impl<'t> Thread<'t> {
 
     /// Begins the next request if it is due and a connection is free; says whether it did.
     fn begin(&mut self, now: Instant, timestamp: i64) -> bool {
-        let mut asked = now;
-        if let Some(rate) = self.load.rate {
-            // This thread's every `threads`th of all: what waits for a connection is late.
-            let (thread, threads) = self.share;
-            let number = f64::from(self.started) * f64::from(threads) + f64::from(thread);
-            asked = self.began + Duration::from_secs_f64(number / f64::from(rate.max(1)));
-            if asked > now {
-                return false;
-            }
+        let asked = self.due().unwrap_or(now);
+        if asked > now {
+            return false;
         }
         let Some(at) = self.resting.pop() else { return false };
         self.started += 1;
@@ -346,8 +398,14 @@ impl<'t> Thread<'t> {
     }
 
     fn open(&mut self, at: usize) -> io::Result<()> {
+        let stream = match self.target.sources {
+            Sources::OfConnections => connect(self.target.address, self.connections[at].number)?,
+            Sources::OfRequests => {
+                let [_, _, high, low] = self.started.to_be_bytes();
+                from(self.target.address, Ipv4Addr::new(127, 200, high, low.max(1)))?
+            }
+        };
         let connection = &mut self.connections[at];
-        let stream = connect(self.target.address, connection.number)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         epoll::add(&self.poll, &stream, epoll::EventData::new_u64(at as u64), flags)?;
         connection.stream = Some(stream);
@@ -398,7 +456,7 @@ impl<'t> Thread<'t> {
 
 impl Connection<'_> {
     /// Goes on with the request and its answer; the answer's length once it is whole and right.
-    fn advance(&mut self, whole: usize, status: &str) -> Result<Option<usize>, String> {
+    fn advance(&mut self, whole: usize, status: u16) -> Result<Option<usize>, String> {
         let is_closed = if self.tls.is_some() {
             self.exchange_tls().map_err(|e| e.to_string())?
         } else {
@@ -409,17 +467,20 @@ impl Connection<'_> {
         // All good answers are equally long, so that one look at both ends is enough.
         let before = self.answer.len().wrapping_sub(expected.len());
         if self.answer.len() == whole
-            && self.answer.starts_with(status.as_bytes())
+            && status == 200
+            && self.answer.starts_with(b"HTTP/1.1 200")
             && self.answer[before..] == **expected
             && self.answer[..before].ends_with(b"\r\n\r\n")
         {
             return Ok(Some(whole));
         }
         match wire::answer(&self.answer)? {
-            Some(answer) if answer.status == 200 && answer.body == *expected => {
+            Some(answer)
+                if answer.status == status && (expected.is_empty() || answer.body == *expected) =>
+            {
                 Ok(Some(self.answer.len()))
             }
-            Some(answer) if answer.status != 200 => Err(format!("answered {}", answer.status)),
+            Some(answer) if answer.status != status => Err(format!("answered {}", answer.status)),
             Some(answer) => {
                 let (body, wanted) =
                     (String::from_utf8_lossy(answer.body), String::from_utf8_lossy(expected));
@@ -514,7 +575,7 @@ fn connect(to: SocketAddr, number: usize) -> io::Result<TcpStream> {
 }
 
 /// Begins to connect from this address.
-pub fn from(to: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
+fn from(to: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     net::bind(&socket, &SocketAddr::from((from, 0)))?;

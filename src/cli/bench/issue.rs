@@ -340,6 +340,7 @@ async fn cull(
         threads: cores.generator,
         rate: None,
         most: None,
+        is_background: false,
     };
     // The first ones fill memory.
     Reads::default().ask(target, load(ROUND)).await?;

@@ -1,6 +1,5 @@
 //! `nodeinit bench`: what a server can do, measured on this machine beside something known.
 
-mod flood;
 mod generator;
 mod histogram;
 mod issue;

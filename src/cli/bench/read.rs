@@ -10,8 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::flood::{Flood, Flooded};
-use super::generator::{self, Load, Mode, Target};
+use super::generator::{self, Load, Mode, Tally, Target};
 use super::nginx::{self, Nginx};
 use super::process::{Cores, Process, Scratch, own_cpu};
 use super::scrape::Scrape;
@@ -146,6 +145,7 @@ async fn measure(flags: &Read) -> anyhow::Result<(Value, Option<String>)> {
         threads: cores.generator,
         rate: None,
         most: None,
+        is_background: false,
     };
     // Each node once: from there on memory is as full as it gets.
     let once = Load { most: Some(ours.target.len()), ..load(modes[0], flags.duration) };
@@ -231,27 +231,28 @@ async fn start_own(flags: &Read, dir: &Path, cores: &Cores) -> anyhow::Result<Ow
 /// turn.
 async fn flooded(flags: &Read, ours: &mut Measured<'_>, load: Load) -> anyhow::Result<Value> {
     let load = Load { rate: Some(flags.rate), ..load };
+    let strangers = Arc::new(Target::of_strangers(ours.target.address(), &Mint::from_system()?));
+    let flood = Load { rate: Some(flags.flood), is_background: true, ..load };
     let (mut without, mut with) = (Vec::new(), Vec::new());
-    let mut floods = Vec::new();
+    let mut floods = Tally::default();
     for _ in 0..flags.rounds {
         without.push(ours.ask(load).await?);
-        let flood = Flood::start(ours.target.address(), flags.flood)?;
-        with.push(ours.ask(load).await?);
-        floods.push(flood.end());
+        let (known, flooded) = tokio::join!(ours.ask(load), generator::run(&strangers, flood));
+        with.push(known?);
+        floods.add(flooded?);
     }
-    let seconds: f64 = floods.iter().map(|flood| flood.seconds).sum();
-    let total = |of: fn(&Flooded) -> u64| floods.iter().map(of).sum::<u64>();
-    let (refused, limited) = (total(|f| f.refused), total(|f| f.limited));
-    let sent = u32::try_from(refused + limited + total(|f| f.other))?;
+    let refused = floods.latencies.total();
+    let seconds = load.duration.as_secs_f64() * f64::from(flags.rounds);
     let (without, with) = (summary(&without), summary(&with));
     let p99 = |of: &Value| of["p99_us"].as_f64();
     let ratio = p99(&with).zip(p99(&without)).map(|(with, without)| with / without);
     Ok(json!({
         "asked_for": flags.flood,
-        "requests_per_s": rounded(Some(f64::from(sent) / seconds), 0),
+        "requests_per_s": rounded(Some(as_f64(refused + floods.errors) / seconds), 0),
         "refused_401": refused,
-        "limited_429": limited,
-        "other": total(|f| f.other),
+        // Nobody may be answered well, and nothing may break.
+        "other": floods.errors,
+        "first_other": floods.first_error,
         "known_rate": flags.rate,
         "without": without,
         "with": with,
