@@ -35,6 +35,9 @@ pub const POLL: Duration = Duration::from_millis(250);
 /// Rows of the change log are kept this long at least. Whoever has not read them by then has not
 /// served anything for minutes, and a transaction that wrote them has long been over.
 const LOGGED_FOR: Duration = Duration::from_mins(5);
+/// How long keys gather after a look-up: one alone costs as much as ten together, and a flood of
+/// unknown keys would come one by one.
+const GATHER: Duration = Duration::from_millis(1);
 /// Keys that are looked up together.
 const BATCH: usize = 256;
 /// Keys that wait to be looked up. Whoever knows none of them can fill only this.
@@ -422,6 +425,7 @@ impl View {
             };
             let found = found.map_err(|error| Unfilled::Store(error.to_string()));
             self.put(turn, &keys, found, sealer);
+            tokio::time::sleep(GATHER).await;
         }
     }
 

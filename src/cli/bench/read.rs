@@ -54,7 +54,8 @@ pub struct Read {
     #[arg(long, value_enum, default_value_t = Database::Sqlite)]
     database: Database,
     /// Ask with N unknown keys a second beside the load, from other addresses, and tell what that
-    /// does to those who are known; they ask at --rate then
+    /// does to those who are known, beside what N more requests of known nodes do; they ask at
+    /// --rate then
     #[arg(long, value_name = "N", default_value_t = 0)]
     flood: u32,
     /// Requests a second of those who are known, with --flood
@@ -233,19 +234,25 @@ async fn flooded(flags: &Read, ours: &mut Measured<'_>, load: Load) -> anyhow::R
     let load = Load { rate: Some(flags.rate), ..load };
     let strangers = Arc::new(Target::of_strangers(ours.target.address(), &Mint::from_system()?));
     let flood = Load { rate: Some(flags.flood), is_background: true, ..load };
-    let (mut without, mut with) = (Vec::new(), Vec::new());
+    let (mut without, mut with, mut with_known) = (Vec::new(), Vec::new(), Vec::new());
     let mut floods = Tally::default();
+    let known = ours.target.clone();
     for _ in 0..flags.rounds {
         without.push(ours.ask(load).await?);
-        let (known, flooded) = tokio::join!(ours.ask(load), generator::run(&strangers, flood));
-        with.push(known?);
+        let (asked, flooded) = tokio::join!(ours.ask(load), generator::run(&strangers, flood));
+        with.push(asked?);
         floods.add(flooded?);
+        // What as many requests do of which each is answered well.
+        let (asked, more) = tokio::join!(ours.ask(load), generator::run(&known, flood));
+        with_known.push(asked?);
+        ours.errors += more?.errors;
     }
     let refused = floods.latencies.total();
     let seconds = load.duration.as_secs_f64() * f64::from(flags.rounds);
-    let (without, with) = (summary(&without), summary(&with));
+    let [without, with, with_known] = [without, with, with_known].map(|of| summary(&of));
     let p99 = |of: &Value| of["p99_us"].as_f64();
-    let ratio = p99(&with).zip(p99(&without)).map(|(with, without)| with / without);
+    let beside = |base: &Value| p99(&with).zip(p99(base)).map(|(with, base)| with / base);
+    let (ratio, ratio_to_known) = (beside(&without), beside(&with_known));
     Ok(json!({
         "asked_for": flags.flood,
         "requests_per_s": rounded(Some(as_f64(refused + floods.errors) / seconds), 0),
@@ -256,7 +263,9 @@ async fn flooded(flags: &Read, ours: &mut Measured<'_>, load: Load) -> anyhow::R
         "known_rate": flags.rate,
         "without": without,
         "with": with,
+        "with_known": with_known,
         "p99_ratio": rounded(ratio, 2),
+        "p99_ratio_to_known": rounded(ratio_to_known, 2),
     }))
 }
 
