@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,12 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use ureq::http::Method;
 
 use super::generator::{self, Load, Mode, Target};
+use super::postgres::Postgres;
 use super::process::{Cores, Process, Scratch};
+use super::server::{self, Database, Setup, UNPACED};
 use super::told;
 use super::wire::{Signer, Signing};
 use crate::cli::Common;
 use crate::cli::output::{self, Format};
-use crate::client::{ServerUrl, Session};
+use crate::client::Session;
 use crate::domain::credentials::Mint;
 use crate::domain::metadata_url::MetadataUrl;
 
@@ -31,9 +32,9 @@ pub struct Issue {
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
     nodes: u32,
-    /// An empty database; repeat for more [default: a SQLite file in a temporary directory]
-    #[arg(long, value_name = "URL")]
-    database_url: Vec<String>,
+    /// The database of the bench's own server; it is thrown away
+    #[arg(long, value_enum, default_value_t = Database::Sqlite)]
+    database: Database,
     /// Connections that read while half of the tokens are culled
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -62,7 +63,7 @@ pub fn run(common: &Common, flags: &Issue) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         // Dropping the measurement ends its processes and removes its directory.
         tokio::select! {
-            measured = measure_all(flags) => measured,
+            measured = measure_own(flags) => measured,
             _ = terminate.recv() => anyhow::bail!("terminated"),
             _ = interrupt.recv() => anyhow::bail!("interrupted"),
         }
@@ -70,25 +71,15 @@ pub fn run(common: &Common, flags: &Issue) -> anyhow::Result<()> {
     print(common.output, &report)
 }
 
-async fn measure_all(flags: &Issue) -> anyhow::Result<Value> {
+async fn measure_own(flags: &Issue) -> anyhow::Result<Value> {
     let cores = Cores::split();
-    let mut rows = Vec::new();
-    let databases = flags.database_url.iter().map(|url| Some(url.as_str()));
-    let databases: Vec<Option<&str>> =
-        if flags.database_url.is_empty() { vec![None] } else { databases.collect() };
-    for url in databases {
-        let database = match url {
-            Some(url) if url.starts_with("postgres") => "postgres",
-            _ => "sqlite",
-        };
-        let id = u64::from_ne_bytes(Mint::from_system()?.bytes());
-        let scratch = Scratch::make(&format!("nodeinit-bench-{id:016x}"))?;
-        let mut row = json!({"database": database});
-        measure(flags, &cores, url, scratch.path(), &mut row).await.context(database)?;
-        rows.push(row);
-    }
+    let database = flags.database.name();
+    let id = u64::from_ne_bytes(Mint::from_system()?.bytes());
+    let scratch = Scratch::make(&format!("nodeinit-bench-{id:016x}"))?;
+    let mut row = json!({"database": database});
+    measure(flags, &cores, scratch.path(), &mut row).await.context(database)?;
     Ok(json!({
-        "issue": rows,
+        "issue": [row],
         "nodes": flags.nodes,
         "connections": flags.connections,
         "cpus": cores.all,
@@ -100,51 +91,28 @@ async fn measure_all(flags: &Issue) -> anyhow::Result<Value> {
 struct Served {
     process: Process,
     session: Arc<Session>,
-    socket: PathBuf,
+    state: PathBuf,
+    /// Behind the server: it ends after it.
+    _postgres: Option<Postgres>,
 }
 
 impl Served {
-    async fn start(dir: &Path, cores: &Cores, url: Option<&str>) -> anyhow::Result<Served> {
+    async fn start(dir: &Path, cores: &Cores, database: Database) -> anyhow::Result<Served> {
         let state = dir.join("state");
-        let socket = state.join("admin.sock");
-        let mut serve = nodeinit(&state, url)?;
-        if url.is_some_and(|url| url.starts_with("postgres")) {
-            let mut migrate = nodeinit(&state, url)?;
-            let migrated = migrate.args(["migrate", "--new-key"]).output().context("migrate")?;
-            let said = String::from_utf8_lossy(&migrated.stderr);
-            anyhow::ensure!(migrated.status.success(), "migrate: {}", said.trim());
-        }
-        serve.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]);
-        // What a node may ask is not what is measured.
-        serve.args(["--node-rate", "1000000", "--node-burst", "1000000"]);
-        let mut process = Process::start(&mut serve, cores, dir.join("server.log"))?;
-        let session = Arc::new(Session::new(ServerUrl::Unix(socket.clone())));
-        process.wait_until(|| session.get("/version").is_ok()).await.context("serve")?;
-        Ok(Served { process, session, socket })
+        let flags = UNPACED.map(str::to_owned).to_vec();
+        let setup = Setup { database, flags, ..Setup::default() };
+        let (postgres, arguments) = server::start_database(dir, cores, setup, &state).await?;
+        let log = dir.join("server.log");
+        let served = server::serve(&state, &log, cores, "127.0.0.1:0", &arguments).await;
+        let (process, session) = served.context("serve")?;
+        Ok(Served { process, session: Arc::new(session), state, _postgres: postgres })
     }
 
     /// How long `SQLite`'s log is.
     fn wal_mib(&self) -> Option<f64> {
-        let log = std::fs::metadata(self.socket.with_file_name("nodeinit.db-wal")).ok()?;
+        let log = std::fs::metadata(self.state.join("nodeinit.db-wal")).ok()?;
         Some(f64::from(u32::try_from(log.len() >> 10).ok()?) / 1024.0)
     }
-}
-
-/// This very program, without the caller's settings: those are of the caller's server.
-fn nodeinit(state: &Path, url: Option<&str>) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("NODEINIT_") || text == "STATE_DIRECTORY" || text == "NOTIFY_SOCKET" {
-            command.env_remove(&name);
-        }
-    }
-    command.env("NODEINIT_STATE_DIR", state);
-    // Not as a flag: it may have a password, which every process could read there.
-    if let Some(url) = url {
-        command.env("NODEINIT_DATABASE_URL", url);
-    }
-    Ok(command)
 }
 
 fn system_id(node: u32) -> String {
@@ -167,19 +135,13 @@ fn line(node: u32) -> Value {
     })
 }
 
-async fn measure(
-    flags: &Issue,
-    cores: &Cores,
-    url: Option<&str>,
-    dir: &Path,
-    row: &mut Value,
-) -> anyhow::Result<()> {
-    let served = Served::start(dir, cores, url).await?;
+async fn measure(flags: &Issue, cores: &Cores, dir: &Path, row: &mut Value) -> anyhow::Result<()> {
+    let served = Served::start(dir, cores, flags.database).await?;
     let nodes = flags.nodes;
 
     let file = dir.join("nodes.ndjson");
     write_lines(&file, nodes)?;
-    let (state, started) = (dir.join("state"), Instant::now());
+    let (state, started) = (served.state.clone(), Instant::now());
     off(move || import(&state, &file, nodes)).await?;
     row["import_s"] = figure(started.elapsed().as_secs_f64(), 2);
     row["import_nodes_per_s"] = rate(nodes, started.elapsed());
@@ -235,8 +197,8 @@ fn write_lines(file: &Path, nodes: u32) -> anyhow::Result<()> {
 
 /// Through the CLI, as an operator would.
 fn import(state: &Path, file: &Path, nodes: u32) -> anyhow::Result<()> {
-    let mut command = nodeinit(state, None)?;
-    command.args(["node", "import", "-o", "json"]).arg(file);
+    let mut command = server::program("node", state)?;
+    command.args(["import", "-o", "json"]).arg(file);
     let done = command.output().context("node import")?;
     let said = String::from_utf8_lossy(&done.stderr);
     anyhow::ensure!(done.status.success(), "node import: {}", said.trim());
@@ -353,12 +315,12 @@ async fn cull(
     let age = younger.elapsed() + APART / 4;
     let rule = format!("{}s", age.as_secs() + 1);
     let dry = json!({"unused_for": rule, "dry_run": true}).to_string();
-    let path = served.socket.clone();
+    let path = served.state.join("admin.sock");
     let page = off(move || slowest(|| first_of(&path, &dry)));
     row["cull_page_ms"] = figure(page.await?, 2);
 
     let body = json!({"unused_for": rule, "force": true}).to_string();
-    let (path, started) = (served.socket.clone(), Instant::now());
+    let (path, started) = (served.state.join("admin.sock"), Instant::now());
     let culling = tokio::task::spawn_blocking(move || told::post(&path, CULL, &body)?.count());
     let (mut during, mut wal) = (Reads::default(), 0.0_f64);
     while !culling.is_finished() || during.took == Duration::ZERO {

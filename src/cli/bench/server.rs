@@ -83,26 +83,7 @@ impl OwnServer {
     ) -> anyhow::Result<OwnServer> {
         let state = dir.join("state");
         let log = dir.join("server.log");
-        let mut arguments = setup.flags;
-        let mut postgres = None;
-        let url = match (setup.database_url, setup.database) {
-            (Some(url), _) => Some(url),
-            (None, Database::Sqlite) => None,
-            (None, Database::Postgres) => {
-                postgres = Some(Postgres::start(dir, cores).await?);
-                postgres.as_ref().map(|postgres| postgres.url.clone())
-            }
-        };
-        if let Some(url) = &url {
-            arguments.extend(["--database-url".to_owned(), url.clone()]);
-        }
-        if url.is_some_and(|url| url.starts_with("postgres")) {
-            let mut migrate = program("migrate", &state)?;
-            let url = arguments.iter().rev().take(2).rev();
-            let made = migrate.arg("--new-key").args(url).output().context("migrate")?;
-            let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
-            anyhow::ensure!(made.status.success(), "migrate: {said}");
-        }
+        let (postgres, arguments) = start_database(dir, cores, setup, &state).await?;
         let (process, session) =
             serve(&state, &log, cores, "127.0.0.1:0", &arguments).await.context("serve")?;
         fleet.add(&session).context("adding nodes")?;
@@ -146,8 +127,38 @@ impl OwnServer {
     }
 }
 
+/// The database of a server in `state` that is about to start, and the server's flags.
+pub async fn start_database(
+    dir: &Path,
+    cores: &Cores,
+    setup: Setup,
+    state: &Path,
+) -> anyhow::Result<(Option<Postgres>, Vec<String>)> {
+    let mut arguments = setup.flags;
+    let mut postgres = None;
+    let url = match (setup.database_url, setup.database) {
+        (Some(url), _) => Some(url),
+        (None, Database::Sqlite) => None,
+        (None, Database::Postgres) => {
+            postgres = Some(Postgres::start(dir, cores).await?);
+            postgres.as_ref().map(|postgres| postgres.url.clone())
+        }
+    };
+    if let Some(url) = &url {
+        arguments.extend(["--database-url".to_owned(), url.clone()]);
+    }
+    if url.is_some_and(|url| url.starts_with("postgres")) {
+        let mut migrate = program("migrate", state)?;
+        let url = arguments.iter().rev().take(2).rev();
+        let made = migrate.arg("--new-key").args(url).output().context("migrate")?;
+        let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
+        anyhow::ensure!(made.status.success(), "migrate: {said}");
+    }
+    Ok((postgres, arguments))
+}
+
 /// This very program. The caller's settings are of the caller's server: its database above all.
-fn program(verb: &str, state: &Path) -> anyhow::Result<Command> {
+pub fn program(verb: &str, state: &Path) -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("this program's own path")?;
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -160,7 +171,7 @@ fn program(verb: &str, state: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-async fn serve(
+pub async fn serve(
     state: &Path,
     log: &Path,
     cores: &Cores,
