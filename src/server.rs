@@ -324,7 +324,7 @@ impl Server {
         let (keep_audit, keep_events) = (settings.keep_audit, settings.keep_events);
         self.tasks.push(tokio::spawn(actions::reports::run(self.app.clone())));
         let db = self.app.db.clone();
-        self.tasks.push(tokio::spawn(async move { db.run_checkpoints().await }));
+        self.tasks.push(tokio::spawn(async move { db.run_upkeep().await }));
         let app = self.app.clone();
         self.tasks.push(tokio::spawn(async move {
             let mut every = tokio::time::interval(FLUSH);

@@ -23,6 +23,7 @@ mod plans;
 pub mod pool;
 pub mod projects;
 pub mod schema;
+mod statistics;
 pub mod tokens;
 pub mod users;
 
@@ -45,6 +46,8 @@ pub use pool::{DatabaseUrl, DbConnection};
 /// How long a request waits for a connection or for its turn to write.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How often PostgreSQL is asked whether a table has grown out of what its planner knows of it.
+const STATISTICS: Duration = Duration::from_secs(2);
 /// How often `SQLite`'s log is taken over to its file, if there is something in it.
 const CHECKPOINT: Duration = Duration::from_millis(250);
 
@@ -233,12 +236,23 @@ impl Db {
         done.await.map_err(|_| (DbError::Ended.into(), Left::Nothing))?
     }
 
+    /// What a database needs now and then beside its writes; runs for ever.
+    pub async fn run_upkeep(&self) {
+        if self.is_sqlite {
+            self.run_checkpoints().await;
+        }
+        loop {
+            tokio::time::sleep(STATISTICS).await;
+            // One that cannot be asked now is told of elsewhere.
+            if let Err(error) = self.read(statistics::renew).await {
+                tracing::debug!(%error, "statistics are renewed later");
+            }
+        }
+    }
+
     /// Takes what was committed from `SQLite`'s log to its file while writes go on, so that no
     /// commit has to; runs for ever.
-    pub async fn run_checkpoints(&self) {
-        if !self.is_sqlite {
-            return std::future::pending().await;
-        }
+    async fn run_checkpoints(&self) {
         loop {
             tokio::time::sleep(CHECKPOINT).await;
             if !self.has_written.swap(false, Ordering::Relaxed) {

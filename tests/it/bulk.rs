@@ -60,6 +60,28 @@ fn get_tokens(server: &TestServer, ids: impl Iterator<Item = usize>) -> Vec<(Str
 }
 
 #[test]
+fn a_fleet_is_known_to_the_planner_soon_after_its_import() {
+    let home = Home::new();
+    let server = home.serve();
+    let file = home.path("nodes.ndjson");
+    std::fs::write(&file, (0..6000).map(line).collect::<String>()).unwrap();
+    home.run(&["node", "import", file.to_str().unwrap()]).done();
+    // SQLite's plans do not depend on how much there is; PostgreSQL looks by itself each minute.
+    if home.database.is_postgres() {
+        let known = "(SELECT count(*) FROM pg_stats WHERE schemaname = current_schema() \
+            AND tablename IN ('nodes', 'node_labels') AND attname = 'system_id')";
+        let began = Instant::now();
+        while rows::number(&home.database, known) < 2 {
+            assert!(began.elapsed() < Duration::from_secs(30), "it is told nothing");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let page = server.operator().session.get("/v1/default/nodes?label=role=compute").unwrap();
+    assert_eq!(page["items"].as_array().unwrap().len(), 1000);
+    server.stop();
+}
+
+#[test]
 fn an_import_cut_short_by_a_kill_ends_with_exactly_the_file() {
     const LINES: usize = 12_000;
     let home = Home::new();
