@@ -597,12 +597,14 @@ pub fn end_stale(tx: &mut Tx, ids: &[Id], before: StaleBefore) -> QueryResult<Ve
         ))
         .execute(tx.conn)
         .inspect(|culled| changed(TokenChange::Ended(EndedBy::Cull), *culled))?;
-    let ended: Vec<Id> = node_keys::table
+    let listed: Vec<(Id, Option<Micros>)> = node_keys::table
         .inner_join(tokens::table)
         .filter(node_keys::token_id.eq_any(ids))
-        .filter(tokens::ended_at.is_not_null())
-        .select(node_keys::token_id)
+        .select((node_keys::token_id, tokens::ended_at))
         .load(tx.conn)?;
+    // Picked here: PostgreSQL would look for them among all that have ever ended.
+    let ended = listed.into_iter().filter_map(|(id, ended_at)| ended_at.map(|_| id));
+    let ended: Vec<Id> = ended.collect();
     diesel::delete(node_keys::table.filter(node_keys::token_id.eq_any(&ended))).execute(tx.conn)?;
     claims::close_for_tokens(tx, &ended)?;
     Ok(ended)
