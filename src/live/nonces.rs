@@ -33,7 +33,6 @@ pub enum Stale {
 
 /// Digests that were spent, in a table of which a look-up touches one place: that is rarely in a
 /// cache, and costs more than the hash. Zero is an empty place; no digest is.
-#[derive(Default)]
 struct Digests {
     places: Vec<u64>,
     count: usize,
@@ -138,11 +137,10 @@ impl Nonces {
     }
 
     fn insert(&self, timestamp: u64, digest: u64, now: u64) -> Result<(), Stale> {
-        // By bits from its middle: a set looks at both ends.
         let mut shard = locked(&self.shards[usize::from(digest.to_be_bytes()[3]) % SHARDS]);
         // Whole seconds go, once they are out of the window.
         while let Some(oldest) = shard.spent.first_entry()
-            && oldest.key() + PAST < now
+            && oldest.key().saturating_add(PAST) < now
         {
             let second = *oldest.key();
             self.count.fetch_sub(oldest.remove().count, Ordering::Relaxed);
@@ -202,7 +200,7 @@ impl Nonces {
         let nonces = Nonces::new(floor);
         for line in lines {
             let entry = line.split_once(' ').and_then(|(second, digest)| {
-                Some((second.parse::<u64>().ok()?, u64::from_str_radix(digest, 16).ok()?))
+                Some((second.parse().ok()?, u64::from_str_radix(digest, 16).ok()?.max(1)))
             });
             let Some((second, digest)) = entry else { return Err("a line is broken".into()) };
             // One that is out of the window by now is not needed any more.
@@ -389,6 +387,15 @@ mod tests {
                 continue; // a whole list of none: only the rename that puts it there makes it whole
             }
             assert!(Nonces::load(&saved[..end], at(NOW)).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_nonces_from_a_clock_gone_mad_harms_nobody() {
+        let saved = format!("nodeinit nonces 2 0\n{} 000000000000000a\n{TS} 0\n", u64::MAX);
+        let nonces = Nonces::load(&saved, at(NOW)).unwrap();
+        for i in 0..500 {
+            assert_eq!(nonces.spend("k", TS, &i.to_string(), at(NOW)), Ok(()));
         }
     }
 

@@ -226,7 +226,13 @@ impl Entry {
 
     fn bytes(&self) -> usize {
         // The entry, what it points to, and its places in the cache.
-        size_of::<Entry>() + self.values.len() + self.system_id.len() + KEY_LENGTH + 32 + 128
+        size_of::<Entry>()
+            + Begun::BYTES
+            + self.values.len()
+            + self.system_id.len()
+            + KEY_LENGTH
+            + 32
+            + 128
     }
 }
 

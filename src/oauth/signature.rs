@@ -62,6 +62,11 @@ pub struct SignedRequest<'r> {
 #[derive(Default)]
 pub struct Begun(OnceLock<Box<Hmac<Sha256>>>);
 
+impl Begun {
+    /// What it takes beside itself, once it is made.
+    pub const BYTES: usize = size_of::<Hmac<Sha256>>();
+}
+
 /// Whether whoever made the claim knows both secrets. For HMAC that includes this very request,
 /// but whether it is fresh (timestamp, nonce) is not judged here.
 ///

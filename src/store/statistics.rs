@@ -8,9 +8,10 @@ use diesel::sql_types::Text;
 use super::DbConnection;
 
 /// Tables that have grown by half, each at most once in ten seconds: autovacuum looks at them too,
-/// but only each minute (`autovacuum_naptime`).
+/// but only each minute (`autovacuum_naptime`). Only their owner may.
 const GROWN: &str = "SELECT quote_ident(relname) AS name FROM pg_stat_user_tables \
     WHERE schemaname = current_schema() AND n_mod_since_analyze > 1000 + n_live_tup / 3 \
+    AND (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = relid) \
     AND coalesce(greatest(last_analyze, last_autoanalyze), '-infinity') < now() - interval '10 s'";
 
 #[derive(QueryableByName)]

@@ -245,7 +245,9 @@ async fn flooded(flags: &Read, ours: &mut Measured<'_>, load: Load) -> anyhow::R
         // What as many requests do of which each is answered well.
         let (asked, more) = tokio::join!(ours.ask(load), generator::run(&known, flood));
         with_known.push(asked?);
-        ours.errors += more?.errors;
+        let more = more?;
+        ours.errors += more.errors;
+        ours.first_error = ours.first_error.take().or(more.first_error);
     }
     let refused = floods.latencies.total();
     let seconds = load.duration.as_secs_f64() * f64::from(flags.rounds);
